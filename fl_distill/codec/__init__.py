@@ -1,1 +1,5 @@
-"""codec"""
+"""How tensors become bytes and come back."""
+
+from .arrays import Form, Schema, decode, encode, payload_bytes, schema_of
+
+__all__ = ["Form", "Schema", "decode", "encode", "payload_bytes", "schema_of"]

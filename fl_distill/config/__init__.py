@@ -1,1 +1,7 @@
-"""config"""
+"""Configuration: Hydra's YAML in, typed values out."""
+
+from .compose import composed, options, swept
+from .experiment import experiment, typed
+from .schema import Experiment, Spec
+
+__all__ = ["Experiment", "Spec", "composed", "experiment", "options", "swept", "typed"]

@@ -1,1 +1,1 @@
-"""runtime"""
+"""Where sites run: Flower's simulation on Ray, or processes of this machine."""

@@ -1,0 +1,152 @@
+"""The Flower ClientApp: from messages to a site's work and back, and nothing else."""
+
+import logging
+import shlex
+import traceback
+import uuid
+from collections.abc import Callable
+from functools import lru_cache, partial
+from pathlib import Path
+
+from flwr.app import ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+
+from . import __version__
+from .client import Client, Outcome, Task
+from .codec import decode, encode
+from .config import composed
+from .errors import FlDistillError
+from .workplace import Workplace, job_text, workplace
+
+Work = Callable[[Client, Task], Outcome]
+JobOf = Callable[[Context], str]
+
+SITE_FAILED = 1001
+"""Error code of a site whose work failed for a reason that may be told."""
+SITE_RAISED = 1002
+"""Error code of a site whose code raised: the text stays at the site."""
+
+
+def make_app(job_of: JobOf) -> ClientApp:
+    """A ClientApp that serves the job (see `workplace.job_text`) which `job_of` finds for a context."""
+    app = ClientApp()
+    app.train()(partial(_serve, job_of, Client.averaged))
+    app.train("gradient")(partial(_serve, job_of, Client.gradient))
+    app.train("alone")(partial(_serve, job_of, Client.alone))
+    app.evaluate()(partial(_serve, job_of, Client.scored))
+    app.query()(partial(_describe, job_of))
+    return app
+
+
+def job_from_run_config(context: Context) -> str:
+    """The job that `flwr run --run-config 'overrides="…"'` describes."""
+    overrides = str(context.run_config.get("overrides", ""))
+    return _composed_job(overrides, str(context.run_config.get("config-dir", "")), context.run_id)
+
+
+@lru_cache(maxsize=4)
+def _composed_job(overrides: str, config_dir: str, run_id: int) -> str:
+    config, _ = composed(shlex.split(overrides), config_dir or None)
+    return job_text(config, bundle_folder(run_id))
+
+
+def bundle_folder(run_id: int) -> Path:
+    """Where a run that `flwr run` started leaves its files, seen from server and simulated sites alike."""
+    return Path.home() / ".fl-distill" / "runs" / str(run_id)
+
+
+def job_is(text: str) -> JobOf:
+    """The same job for every context: simulations inside one process."""
+    return partial(_constant, text)
+
+
+def _constant(text: str, _: Context) -> str:
+    return text
+
+
+def _serve(job_of: JobOf, work: Work, message: Message, context: Context) -> Message:
+    place: Workplace | None = None
+    try:
+        place = workplace(job_of(context))
+        outcome = work(_client(place, _index(context)), _task(message))
+    except FlDistillError as fault:
+        return Message(Error(SITE_FAILED, str(fault)), reply_to=message)
+    except Exception as error:
+        return Message(Error(SITE_RAISED, _scrubbed(error, place)), reply_to=message)
+    content = RecordDict({key: encode(tensors) for key, tensors in outcome.tensors.items()})
+    content["metrics"] = MetricRecord(outcome.metrics)  # type: ignore[arg-type]
+    return Message(content, reply_to=message)
+
+
+def _describe(job_of: JobOf, message: Message, context: Context) -> Message:
+    place: Workplace | None = None
+    try:
+        place, index = workplace(job_of(context)), _index(context)
+        if index >= len(place.federation.names):
+            return Message(RecordDict({"site": ConfigRecord({"spare": True})}), reply_to=message)
+        about = ConfigRecord(
+            {
+                "name": place.federation.names[index],
+                "version": __version__,
+                "model": place.model_name(index),
+                "classes": list(place.federation.classes),
+                "label-counts": place.federation.label_counts(index),
+            }
+        )
+    except FlDistillError as fault:
+        return Message(Error(SITE_FAILED, str(fault)), reply_to=message)
+    except Exception as error:
+        return Message(Error(SITE_RAISED, _scrubbed(error, place)), reply_to=message)
+    return Message(RecordDict({"site": about}), reply_to=message)
+
+
+def _client(place: Workplace, index: int) -> Client:
+    e, site = place.experiment, place.site(index)
+    settings, name = e.settings(site.name), place.model_name(index)
+    return Client(
+        site=site,
+        model=place.model(name).to(settings.device),
+        settings=settings,
+        seed=e.seed,
+        store=place.folder / "sites",
+        initial=place.initial(name),
+        shared_test=place.federation.test,
+        augment=place.federation.augment or None,
+    )
+
+
+def _task(message: Message) -> Task:
+    arrays = message.content.array_records.get("arrays")
+    config = message.content.config_records.get("config", ConfigRecord())
+    return Task(
+        round=int(str(config.get("server-round", 0))),
+        weights=decode(arrays) if arrays else {},
+        mu=float(str(config.get("proximal-mu", 0.0))),
+        work=float(str(config.get("work", 1.0))),
+        score=bool(config.get("score", True)),
+        weigh_by_validation=config.get("weight") == "validation",
+        needed_from=int(str(config.get("needed-from", 0))),
+    )
+
+
+def _index(context: Context) -> int:
+    return int(context.node_config["partition-id"])
+
+
+def _scrubbed(error: Exception, place: Workplace | None) -> str:
+    """The kind of the error and a reference; its text and traceback go to the site's own log."""
+    reference = uuid.uuid4().hex[:8]
+    text = "".join(traceback.format_exception(error))
+    logging.getLogger("fl_distill.site").debug("%s\n%s", reference, text)
+    if place is not None:
+        log = place.folder / "sites" / "errors.log"
+        try:
+            log.parent.mkdir(parents=True, exist_ok=True)
+            with log.open("a", encoding="utf-8") as file:
+                file.write(f"[{reference}]\n{text}\n")
+        except OSError:
+            pass  # a full disk must not hide the first error
+    return f"the site's code raised {type(error).__name__} (reference {reference} in the site's sites/errors.log)"
+
+
+app = make_app(job_from_run_config)

@@ -1,0 +1,164 @@
+"""Tensors in Flower's ArrayRecord: encoded once, checked before use, decoded without a copy."""
+
+import math
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from io import BytesIO
+
+import numpy as np
+import torch
+from flwr.app import Array, ArrayRecord, RecordDict
+from torch import Tensor
+
+from ..errors import BadUpdate
+
+NUMPY = "numpy.ndarray"
+BFLOAT16 = "fl_distill.bfloat16"  # numpy has no such type; the bytes are little-endian, in C order
+
+_TORCH = {
+    str(np.dtype(name)): getattr(torch, name)
+    for name in ("float16", "float32", "float64", "uint8", "int8", "int16", "int32", "int64", "bool")
+} | {"bfloat16": torch.bfloat16}
+_NAMES = {dtype: name for name, dtype in _TORCH.items()}
+
+
+@dataclass(frozen=True)
+class Form:
+    """What one tensor must look like: shape and dtype name."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+    def __str__(self) -> str:
+        return f"{self.dtype}{list(self.shape)}"
+
+
+Schema = Mapping[str, Form]
+
+with warnings.catch_warnings():
+    # Decoded tensors are views of a message's immutable bytes, and nothing here writes to them; torch warns of
+    # that once a process, so let it be now.
+    warnings.simplefilter("ignore")
+    torch.frombuffer(b"\0", dtype=torch.uint8)
+
+
+def encode(tensors: Mapping[str, Tensor]) -> ArrayRecord:
+    """The tensors as an ArrayRecord that any Flower app can read (bfloat16 only by `decode`)."""
+    return ArrayRecord({name: _encode_one(name, tensor) for name, tensor in tensors.items()})
+
+
+def schema_of(record: ArrayRecord) -> dict[str, Form]:
+    """The names, shapes and dtypes that a record declares."""
+    return {name: Form(tuple(array.shape), array.dtype) for name, array in record.items()}
+
+
+def decode(record: ArrayRecord, schema: Schema | None = None) -> dict[str, Tensor]:
+    """The tensors of a record, in the order of `schema`; read-only views of its bytes.
+
+    Raises `BadUpdate`, before anything is allocated, when names, shapes, dtypes or lengths differ from
+    `schema` (default: what the record itself declares), and when a floating tensor holds NaN or infinity.
+    """
+    schema = schema_of(record) if schema is None else schema
+    if missing := [name for name in schema if name not in record]:
+        raise BadUpdate(f"tensors are missing: {_few(missing)}")
+    if unknown := [name for name in record if name not in schema]:
+        raise BadUpdate(f"tensors that nobody asked for: {_few(unknown)}")
+    return {name: _decode_one(name, record[name], form) for name, form in schema.items()}
+
+
+def payload_bytes(content: RecordDict) -> int:
+    """Bytes of the encoded records: arrays as they lie in the message, numbers at 8 bytes, texts as UTF-8."""
+    total = 0
+    for record in content.array_records.values():
+        for name, array in record.items():
+            total += len(name.encode()) + len(array.data)
+    for scalars in (*content.metric_records.values(), *content.config_records.values()):
+        for name, value in scalars.items():
+            total += len(name.encode()) + sum(map(_scalar_bytes, value if isinstance(value, list) else [value]))
+    return total
+
+
+def _encode_one(name: str, tensor: Tensor) -> Array:
+    tensor = tensor.detach().cpu().contiguous()
+    if tensor.dtype not in _NAMES:
+        raise ValueError(f"tensor {name!r} has dtype {tensor.dtype}, which does not travel; convert it first")
+    dtype, shape = _NAMES[tensor.dtype], tuple(tensor.shape)
+    if tensor.dtype == torch.bfloat16:
+        return Array(dtype, shape, BFLOAT16, tensor.view(torch.int16).numpy().tobytes())
+    # One copy: the header of the npy format, then the tensor's own memory.
+    return Array(dtype, shape, NUMPY, b"".join((_npy_header(dtype, shape), _flat_memory(tensor))))
+
+
+def _flat_memory(tensor: Tensor) -> memoryview | bytes:
+    return memoryview(tensor.reshape(-1).numpy()).cast("B") if tensor.numel() else b""
+
+
+def _decode_one(name: str, array: Array, form: Form) -> Tensor:
+    declared = Form(tuple(array.shape), array.dtype)
+    if declared != form:
+        raise BadUpdate(f"tensor {name!r} is {declared}, expected {form}")
+    if form.dtype not in _TORCH:
+        raise BadUpdate(f"tensor {name!r} has dtype {form.dtype}, which does not travel")
+    dtype = _TORCH[form.dtype]
+    offset = _data_offset(name, array, form)
+    numel = math.prod(form.shape)
+    if len(array.data) - offset != numel * dtype.itemsize:
+        raise BadUpdate(
+            f"tensor {name!r} has {len(array.data) - offset} bytes, expected {numel * dtype.itemsize} for {form}"
+        )
+    if not numel:
+        return torch.empty(form.shape, dtype=dtype)
+    tensor = torch.frombuffer(array.data, dtype=dtype, offset=offset).reshape(form.shape)
+    if dtype.is_floating_point and not _all_finite(tensor):
+        raise BadUpdate(f"tensor {name!r} holds NaN or infinity")
+    return tensor
+
+
+def _data_offset(name: str, array: Array, form: Form) -> int:
+    if array.stype == BFLOAT16 and form.dtype == "bfloat16":
+        return 0
+    if array.stype != NUMPY or form.dtype == "bfloat16":
+        raise BadUpdate(f"tensor {name!r} is serialised as {array.stype!r}, expected {NUMPY!r}")
+    expected = _npy_header(form.dtype, form.shape)
+    if array.data.startswith(expected):
+        return len(expected)
+    return _foreign_offset(name, array.data, form)
+
+
+def _foreign_offset(name: str, data: bytes, form: Form) -> int:
+    """Where the data starts in an npy file that another version of numpy wrote."""
+    stream = BytesIO(data[:65536])
+    try:
+        readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+        shape, fortran, dtype = readers[np.lib.format.read_magic(stream)](stream)  # type: ignore[no-untyped-call]
+    except (ValueError, KeyError) as error:
+        raise BadUpdate(f"tensor {name!r} does not start with a valid npy header") from error
+    if tuple(shape) != form.shape or str(dtype) != form.dtype or (fortran and len(form.shape) > 1):
+        raise BadUpdate(f"tensor {name!r} holds {dtype}{list(shape)} inside, expected {form} in C order")
+    return stream.tell()
+
+
+@lru_cache(maxsize=4096)
+def _npy_header(dtype: str, shape: tuple[int, ...]) -> bytes:
+    stream = BytesIO()
+    np.lib.format.write_array_header_1_0(  # type: ignore[no-untyped-call]
+        stream, {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape}
+    )
+    return stream.getvalue()
+
+
+def _all_finite(tensor: Tensor) -> bool:
+    # NaN and infinity survive a sum, so one pass settles it unless finite numbers overflow.
+    return bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all())
+
+
+def _scalar_bytes(value: object) -> int:
+    if isinstance(value, bytes):
+        return len(value)
+    return len(value.encode()) if isinstance(value, str) else 8
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(map(repr, names[:3])) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -1,0 +1,106 @@
+"""Send messages and hand on the replies as they arrive, under a policy of time."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from flwr.app import Message
+from flwr.serverapp import Grid
+
+from .codec import payload_bytes
+
+LATE = "no reply within {:g} s"
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What one node answered, or why it did not."""
+
+    node: int
+    message: Message | None
+    fault: str | None
+    bytes_down: int = 0
+    bytes_up: int = 0
+
+
+def _never() -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class Collector:
+    """How long to wait for replies, and how often to look.
+
+    `grace_s`: once `enough` usable replies are in, wait only this much longer. `poll_s` bounds the pause between
+    two looks, which grows while nothing arrives and with the number of messages looked for: each look costs the
+    engine time that its sites could use. `check_stop` raises to abandon the wait.
+    """
+
+    timeout_s: float = 600.0
+    grace_s: float | None = None
+    enough: int = 1
+    poll_s: float = 0.1
+    check_stop: Callable[[], None] = _never
+
+    def collect(self, grid: Grid, messages: Sequence[Message]) -> Iterator[Reply]:
+        """Push the messages, yield one `Reply` for each, in order of arrival; late ones as faults at the end."""
+        sizes = _Sizes()
+        for message in messages:
+            message.metadata.ttl = self.timeout_s  # what nobody waits for any more must not be worked on
+        ids = list(grid.push_messages(messages))
+        waiting = {
+            key: (message.metadata.dst_node_id, sizes.of(message))
+            for key, message in zip(ids, messages, strict=True)
+        }
+        deadline, good, pause = time.monotonic() + self.timeout_s, 0, 0.001
+        while waiting and time.monotonic() < deadline:
+            self.check_stop()
+            before = time.monotonic()
+            arrived = [r for r in grid.pull_messages(list(waiting)) if r.metadata.reply_to_message_id in waiting]
+            for message in arrived:
+                reply = _reply(message, *waiting.pop(message.metadata.reply_to_message_id))
+                good += reply.fault is None
+                yield reply
+            if arrived and good >= self.enough and self.grace_s is not None:
+                deadline = min(deadline, time.monotonic() + self.grace_s)
+            if arrived:
+                pause = 0.001
+            elif waiting and time.monotonic() - before < 0.01:  # a grid that waits by itself needs no pause
+                least = min(0.001 * len(waiting), self.poll_s)
+                time.sleep(max(pause, least))
+                pause = min(2 * pause, self.poll_s)
+        for node, down in waiting.values():
+            yield Reply(node, None, LATE.format(self.timeout_s if self.grace_s is None else self.grace_s), down)
+
+
+def in_order(replies: Iterable[Reply], nodes: Sequence[int]) -> Iterator[Reply]:
+    """The replies in the order of `nodes`, each as soon as those before it are there."""
+    held: dict[int, Reply] = {}
+    queue = iter(nodes)
+    current = next(queue, None)
+    for reply in replies:
+        held[reply.node] = reply
+        while current in held:
+            yield held.pop(current)
+            current = next(queue, None)
+
+
+def _reply(message: Message, node: int, down: int) -> Reply:
+    # Errors that the infrastructure makes name no node of ours, hence the node that was asked.
+    if message.has_error():
+        return Reply(node, message, message.error.reason or f"error {message.error.code}", down)
+    return Reply(node, message, None, down, payload_bytes(message.content))
+
+
+class _Sizes:
+    """Bytes of messages, counting records that several of them share once."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, int] = {}
+
+    def of(self, message: Message) -> int:
+        key = id(message.content)
+        if key not in self._known:
+            self._known[key] = payload_bytes(message.content)
+        return self._known[key]
+

@@ -1,0 +1,179 @@
+"""From a command line of overrides to one resolved configuration, or to every fault in it at once."""
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_module
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from ..errors import ConfigError
+from ..targets import nearest
+
+OPEN_MAPS = ("per_site", "models")
+"""Settings that hold names of the user's own (sites), which no default can list."""
+
+Config = dict[str, Any]
+_lock = threading.Lock()
+
+
+@lru_cache(maxsize=32)
+def _composed(overrides: tuple[str, ...], config_dir: str | None) -> tuple[Config, Config]:
+    with _lock, _hydra(config_dir) as search:
+        parsed = _parse(overrides)
+        groups = _groups()
+        faults = _group_faults(parsed, groups)
+        if faults:
+            faults += _key_faults([o for o in parsed if o.key_or_group not in groups], _compose(search))
+            raise ConfigError(faults)
+        base = _compose(search + [o.input_line for o in parsed if o.key_or_group in groups])
+        if faults := _key_faults([o for o in parsed if o.key_or_group not in groups], base):
+            raise ConfigError(faults)
+        config = _compose(search + [_opened(o) for o in parsed])
+        models = {name: _model(name, search, groups, faults) for name in _model_names(config, faults)}
+        if faults:
+            raise ConfigError(faults)
+        return _plain(config, models)
+
+
+def composed(overrides: Sequence[str], config_dir: str | None = None) -> tuple[Config, Config]:
+    """The experiment's configuration and Hydra's own part, resolved to plain values.
+
+    Besides what YAML says, `model_specs` maps each model name in use to its settings.
+    Raises `ConfigError` with every fault: unknown groups, options and keys with the nearest valid names, values
+    that cannot be parsed.
+    """
+    return _composed(tuple(overrides), config_dir)
+
+
+def options() -> dict[str, list[str]]:
+    """The configuration groups and what can be chosen in each."""
+    with _lock, _hydra(None):
+        return _groups()
+
+
+def swept(overrides: Sequence[str]) -> list[list[str]]:
+    """For each override the overrides that a sweep makes of it: `seed=0,1` -> [`seed=0`, `seed=1`]."""
+    lines = []
+    for override in _parse(overrides):
+        key = override.input_line.partition("=")[0]
+        values = override.sweep_string_iterator() if override.is_sweep_override() else None
+        lines.append([override.input_line] if values is None else [f"{key}={value}" for value in values])
+    return lines
+
+
+@contextmanager
+def _hydra(config_dir: str | None) -> Iterator[list[str]]:
+    """Hydra initialised on this package's configs; yields the override that adds the user's folder."""
+    if config_dir is not None and not Path(config_dir).is_dir():
+        raise ConfigError(f"--config-dir {config_dir}: there is no such folder")
+    with initialize_config_module("fl_distill.conf", version_base="1.3"):  # puts back what was there before
+        where = Path(config_dir).resolve().as_posix() if config_dir is not None else None
+        yield [f"hydra.searchpath=[file://{where}]"] if where else []
+
+
+def _compose(overrides: Sequence[str]) -> DictConfig:
+    try:
+        return compose("config", list(overrides), return_hydra_config=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(_first_line(error)) from error
+
+
+def _parse(overrides: Sequence[str]) -> list[Override]:
+    parser, parsed, faults = OverridesParser.create(), [], []
+    for text in overrides:
+        try:
+            parsed.append(parser.parse_override(text))
+        except HydraException as error:
+            faults.append(f"cannot read {text!r}: {_first_line(error)}")
+    if faults:
+        raise ConfigError(faults)
+    return parsed
+
+
+def _groups() -> dict[str, list[str]]:
+    loader = GlobalHydra.instance().config_loader()
+    return {group: loader.get_group_options(group) for group in sorted(loader.list_groups("")) if group != "hydra"}
+
+
+def _group_faults(parsed: Sequence[Override], groups: Mapping[str, list[str]]) -> list[str]:
+    faults = []
+    for override in parsed:
+        chosen = override.value()
+        if override.key_or_group in groups and isinstance(chosen, str) and chosen not in groups[override.key_or_group]:
+            known = groups[override.key_or_group]
+            faults.append(f"{override.key_or_group}={chosen}: no such choice{nearest(chosen, known)}")
+    return faults
+
+
+def _key_faults(parsed: Sequence[Override], base: DictConfig) -> list[str]:
+    known = set(_keys(OmegaConf.to_container(base, resolve=False)))
+    faults = []
+    for override in parsed:
+        key = override.key_or_group
+        free = key.split(".")[0] in (*OPEN_MAPS, "hydra") or override.is_add() or override.is_force_add()
+        if not free and key not in known:
+            visible = [name for name in known if not name.startswith("hydra")]
+            faults.append(f"{key}: no such setting{nearest(key, visible)}")
+    return faults
+
+
+def _keys(node: Any, prefix: str = "") -> Iterator[str]:
+    if isinstance(node, dict):
+        for key, value in node.items():
+            yield f"{prefix}{key}"
+            yield from _keys(value, f"{prefix}{key}.")
+
+
+def _opened(override: Override) -> str:
+    """The override as Hydra wants it: names of the user's own are added, not looked up."""
+    line: str = override.input_line
+    inside = "." in override.key_or_group and override.key_or_group.split(".")[0] in OPEN_MAPS
+    return f"++{line}" if inside and not line.startswith(("+", "~")) else line
+
+
+def _model_names(config: DictConfig, faults: list[str]) -> list[str]:
+    models = config.models
+    if models is None:
+        return []
+    names = list(models.values()) if isinstance(models, DictConfig) else list(models)
+    if not names or not all(isinstance(name, str) for name in names):
+        faults.append(f"models must be a list of model names or a map site -> model name, not {models}")
+        return []
+    return sorted(set(names))
+
+
+def _model(name: str, search: list[str], groups: Mapping[str, list[str]], faults: list[str]) -> DictConfig | None:
+    if name not in groups["model"]:
+        faults.append(f"models: {name!r} is no model{nearest(name, groups['model'])}")
+        return None
+    return _compose([*search, f"model={name}"]).model  # type: ignore[no-any-return]
+
+
+def _plain(config: DictConfig, models: Mapping[str, DictConfig | None]) -> tuple[Config, Config]:
+    hydra = config.hydra
+    OmegaConf.set_readonly(hydra, False)
+    chosen = hydra.runtime.choices.model
+    try:
+        run = {"run_dir": str(hydra.run.dir), "sweep_dir": str(hydra.sweep.dir)}
+        plain = OmegaConf.to_container(OmegaConf.masked_copy(config, [k for k in config if k != "hydra"]), resolve=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(_first_line(error)) from error
+    specs = {name: OmegaConf.to_container(spec, resolve=True) for name, spec in models.items() if spec is not None}
+    result: Config = dict(plain)  # type: ignore[arg-type]
+    result["names"] = {group: hydra.runtime.choices.get(group) for group in ("strategy", "dataset", "partition")}
+    result["names"]["model"] = chosen
+    result["model_specs"] = {chosen: result["model"], **specs}
+    return result, run
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,0 +1,110 @@
+"""Composed configuration -> typed experiment, with every fault found in one go."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from ..models import build as model_build
+from ..errors import ConfigError
+from ..learning import Settings
+from ..targets import call, nearest
+from . import schema
+from .compose import composed
+
+T = TypeVar("T")
+
+
+def experiment(overrides: Sequence[str], config_dir: str | None = None) -> schema.Experiment:
+    """The experiment that these overrides describe; raises `ConfigError` that lists every fault."""
+    config, _ = composed(overrides, config_dir)
+    return typed(config)
+
+
+def typed(config: Mapping[str, Any]) -> schema.Experiment:
+    """A composed configuration as typed values; raises `ConfigError` that lists every fault."""
+    faults: list[str] = []
+    parts = {
+        name: _part(name, kind, config.get(name) or {}, faults)
+        for name, kind in (
+            ("local", Settings),
+            ("split", schema.Split),
+            ("collect", schema.Collect),
+            ("evaluate", schema.Evaluate),
+            ("stop", schema.Stop),
+            ("checkpoint", schema.Checkpoint),
+            ("track", schema.Track),
+            ("runtime", schema.Runtime),
+        )
+    }
+    faults += _component_faults(config)
+    faults += _site_faults(config)
+    try:
+        whole = schema.Experiment(
+            **{name: config[name] for name in ("strategy", "dataset", "partition", "sites", "rounds", "seed")},
+            **{name: config[name] for name in ("public", "log")},
+            per_site=config.get("per_site") or {},
+            models=_assigned(config),
+            default_model=(config["names"]["model"], config["model"]),
+            raw=config,
+            **{name: part for name, part in parts.items() if part is not None},
+        )
+    except ValueError as error:
+        faults += str(error).split("; ")
+    if faults:
+        raise ConfigError(faults)
+    return whole
+
+
+def _part(name: str, kind: Callable[..., T], values: Mapping[str, Any], faults: list[str]) -> T | None:
+    try:
+        return kind(**values)
+    except ValueError as error:
+        faults += [f"{name}: {sentence}" for sentence in str(error).split("; ")]
+    except TypeError as error:
+        faults.append(f"{name}: {error}")
+    return None
+
+
+def _component_faults(config: Mapping[str, Any]) -> list[str]:
+    faults: list[str] = []
+    strategy = None
+    for name in ("strategy", "dataset", "partition"):
+        try:
+            built = call(config[name])
+            strategy = built if name == "strategy" else strategy
+        except ConfigError as error:
+            faults += error.faults
+    for spec in config["model_specs"].values():
+        faults += model_build.faults(spec)
+    in_use = {str(name) for name in _names_in_use(config)}
+    if len(in_use) > 1 and strategy is not None and strategy.has_server_model:
+        faults.append(
+            f"strategy={config['names']['strategy']} averages weights, so every site needs the same model, not "
+            f"{', '.join(sorted(in_use))}: use one model, or strategy=local"
+        )
+    return faults
+
+
+def _site_faults(config: Mapping[str, Any]) -> list[str]:
+    faults = []
+    for site, changed in (config.get("per_site") or {}).items():
+        if not isinstance(changed, Mapping):
+            faults.append(f"per_site.{site}: expected settings such as lr=0.01, not {changed!r}")
+            continue
+        known = config["local"]
+        faults += [f"per_site.{site}.{key}: no such setting{nearest(key, known)}" for key in changed if key not in known]
+        _part(f"per_site.{site}", Settings, {k: v for k, v in {**known, **changed}.items() if k in known}, faults)
+    return faults
+
+
+def _names_in_use(config: Mapping[str, Any]) -> list[str]:
+    given = config["models"]
+    if not given:
+        return [config["names"]["model"]]
+    return [*given.values(), config["names"]["model"]] if isinstance(given, Mapping) else list(given)
+
+
+def _assigned(config: Mapping[str, Any]) -> Any:
+    given, specs = config["models"], config["model_specs"]
+    if isinstance(given, Mapping):
+        return {site: (name, specs[name]) for site, name in given.items()}
+    return [(name, specs[name]) for name in given or ()]

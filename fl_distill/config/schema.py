@@ -1,0 +1,185 @@
+"""The experiment as typed values: what composed YAML becomes before anything runs."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..checks import number, positive, require, whole
+from ..learning import Settings
+
+Spec = Mapping[str, Any]
+"""`{_target_: import.path, **arguments}`, as `fl_distill.targets.call` takes it."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Parts of each site's examples that it never trains on."""
+
+    validation: float = 0.1
+    test: float = 0.1
+
+    def __post_init__(self) -> None:
+        good = number(self.validation, 0) and number(self.test, 0) and self.validation + self.test < 1
+        require((good, f"validation and test must be >= 0 and leave a part to train on, not {self}"))
+
+
+@dataclass(frozen=True)
+class Collect:
+    """Whom a round asks, and how long it waits."""
+
+    fraction: float = 1.0
+    min_sites: int = 1
+    min_results: int = 1
+    timeout_s: float = 600.0
+    grace_s: float | None = None
+    stragglers: float = 0.0
+
+    def __post_init__(self) -> None:
+        require(
+            (number(self.fraction, 1e-9, 1), f"fraction must be in (0, 1], not {self.fraction}"),
+            (whole(self.min_sites), f"min_sites must be a whole number >= 1, not {self.min_sites}"),
+            (whole(self.min_results), f"min_results must be a whole number >= 1, not {self.min_results}"),
+            (positive(self.timeout_s), f"timeout_s must be > 0, not {self.timeout_s}"),
+            (self.grace_s is None or number(self.grace_s, 0), f"grace_s must be >= 0 or null, not {self.grace_s}"),
+            (number(self.stragglers, 0, 1), f"stragglers must be in [0, 1], not {self.stragglers}"),
+        )
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """How often models are scored."""
+
+    server_every: int = 1
+    sites_every: int = 1
+
+    def __post_init__(self) -> None:
+        require(
+            (whole(self.server_every), f"server_every must be a whole number >= 1, not {self.server_every}"),
+            (whole(self.sites_every, 0), f"sites_every must be a whole number >= 0, not {self.sites_every}"),
+        )
+
+
+@dataclass(frozen=True)
+class Stop:
+    """When to end early, judged on validation data."""
+
+    patience: int | None = None
+    min_delta: float = 0.0
+    target_accuracy: float | None = None
+
+    def __post_init__(self) -> None:
+        target = self.target_accuracy
+        require(
+            (self.patience is None or whole(self.patience), f"patience must be >= 1 or null, not {self.patience}"),
+            (number(self.min_delta, 0), f"min_delta must be >= 0, not {self.min_delta}"),
+            (target is None or number(target, 0, 1), f"target_accuracy must be in [0, 1] or null, not {target}"),
+        )
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """How often the state is saved, and how many saved states stay."""
+
+    every: int = 1
+    keep: int = 3
+
+    def __post_init__(self) -> None:
+        require(
+            (whole(self.every), f"every must be a whole number >= 1, not {self.every}"),
+            (whole(self.keep), f"keep must be a whole number >= 1, not {self.keep}"),
+        )
+
+
+@dataclass(frozen=True)
+class Track:
+    """What a run leaves behind beside its core files."""
+
+    console: bool = True
+    plots: bool = True
+    wandb: bool = False
+    project: str = "fl-distill"
+    group: str | None = None
+    tags: Sequence[str] = ()
+    observers: Sequence[str] = ()
+    job_type: str | None = None
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Where sites run: Flower's simulation on Ray, or this machine's processes."""
+
+    kind: str = "simulation"
+    workers: int = 2
+    threads: int = 1
+    cpus_per_site: float = 1.0
+    gpus_per_site: float = 0.0
+    address: str | None = None
+
+    def __post_init__(self) -> None:
+        require(
+            (self.kind in KINDS, f"kind is one of {', '.join(KINDS)}, not {self.kind!r}"),
+            (whole(self.workers, 0), f"workers must be a whole number >= 0, not {self.workers}"),
+            (whole(self.threads), f"threads must be a whole number >= 1, not {self.threads}"),
+            (positive(self.cpus_per_site), f"cpus_per_site must be > 0, not {self.cpus_per_site}"),
+            (number(self.gpus_per_site, 0), f"gpus_per_site must be >= 0, not {self.gpus_per_site}"),
+        )
+
+
+KINDS = ("simulation", "local")
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One federated experiment; `raw` is the resolved configuration it was read from."""
+
+    strategy: Spec
+    dataset: Spec
+    partition: Spec
+    models: Sequence[tuple[str, Spec]] | Mapping[str, tuple[str, Spec]]
+    """(name, spec) dealt round robin, or by site."""
+    default_model: tuple[str, Spec]
+    sites: int = 10
+    rounds: int = 20
+    seed: int = 0
+    public: float = 0.1
+    local: Settings = field(default_factory=Settings)
+    per_site: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    split: Split = field(default_factory=Split)
+    collect: Collect = field(default_factory=Collect)
+    evaluate: Evaluate = field(default_factory=Evaluate)
+    stop: Stop = field(default_factory=Stop)
+    checkpoint: Checkpoint = field(default_factory=Checkpoint)
+    track: Track = field(default_factory=Track)
+    runtime: Runtime = field(default_factory=Runtime)
+    log: str = "info"
+    raw: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        require(
+            (whole(self.sites), f"sites must be a whole number >= 1, not {self.sites}"),
+            (whole(self.rounds), f"rounds must be a whole number >= 1, not {self.rounds}"),
+            (whole(self.seed, 0), f"seed must be a whole number >= 0, not {self.seed}"),
+            (number(self.public, 0, 0.9), f"public must be in [0, 0.9], not {self.public}"),
+            (self.log in LOGS, f"log is one of {', '.join(LOGS)}, not {self.log!r}"),
+        )
+
+    def settings(self, site: str) -> Settings:
+        """The local settings of a site: `local`, changed by `per_site`."""
+        changed = self.per_site.get(site)
+        return Settings(**{**vars(self.local), **changed}) if changed else self.local
+
+    def model(self, index: int, site: str) -> tuple[str, Spec]:
+        """Name and spec of the model of the site with this index."""
+        if isinstance(self.models, Mapping):
+            return self.models.get(site, self.default_model)
+        return self.models[index % len(self.models)] if self.models else self.default_model
+
+    def model_names(self) -> list[str]:
+        """Names of all models in use, each once."""
+        rows = list(self.models.values()) if isinstance(self.models, Mapping) else list(self.models)
+        if not rows or isinstance(self.models, Mapping):
+            rows.append(self.default_model)
+        return sorted({name for name, _ in rows})
+
+
+LOGS = ("quiet", "info", "debug")

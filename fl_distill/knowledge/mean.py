@@ -1,0 +1,51 @@
+"""The weighted mean of what sites send, added up as it arrives."""
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+
+class WeightedMean:
+    """sum_k w_k x_k / sum_k w_k over named tensors, holding one copy whatever the number of sites.
+
+    Floating tensors are summed in float32 (float64 where they are float64) and come back in their own
+    dtype; integer tensors are summed in float64 and rounded back to their own dtype.
+    Source: McMahan et al. 2017, arXiv 1602.05629.
+    """
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._dtypes: dict[str, torch.dtype] = {}
+        self.weight = 0.0
+        self.count = 0
+
+    def add(self, tensors: Mapping[str, Tensor], weight: float) -> None:
+        """Add one site's tensors; raises ValueError for a weight that is not positive and finite."""
+        if not (math.isfinite(weight) and weight > 0):
+            raise ValueError(f"a weight must be a positive finite number, not {weight}")
+        if not self.count:
+            self._dtypes = {name: t.dtype for name, t in tensors.items()}
+            self._sums = {name: torch.mul(t.to(_wide(t.dtype)), weight) for name, t in tensors.items()}
+        else:
+            for name, total in self._sums.items():
+                total.add_(tensors[name], alpha=weight)
+        self.weight += weight
+        self.count += 1
+
+    def result(self) -> dict[str, Tensor]:
+        """The mean so far; raises ValueError when nothing was added."""
+        if not self.count:
+            raise ValueError("the mean of no sites does not exist")
+        return {name: _narrow(t.div(self.weight), self._dtypes[name]) for name, t in self._sums.items()}
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    if not dtype.is_floating_point:
+        return torch.float64
+    return torch.promote_types(dtype, torch.float32)
+
+
+def _narrow(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    return tensor.to(dtype) if dtype.is_floating_point else tensor.round().to(dtype)

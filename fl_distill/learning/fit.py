@@ -1,0 +1,139 @@
+"""Local training and evaluation, in plain PyTorch."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..data.types import Split
+from ..errors import FlDistillError
+from . import optim
+from .settings import Settings
+
+Term = Callable[[nn.Module], Tensor]
+"""A further term of the local loss, a scalar, such as FedProx's proximal term."""
+
+Augment = Callable[[Tensor, torch.Generator], Tensor]
+
+
+class Diverged(FlDistillError):
+    """Training left the finite numbers."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What one call of `fit` did: `loss` is the mean over batches, terms included."""
+
+    loss: float
+    steps: int
+    examples: int
+
+
+@dataclass(frozen=True)
+class Score:
+    """Mean cross-entropy and accuracy in [0, 1] over `examples`; both NaN where there are none."""
+
+    loss: float
+    accuracy: float
+    examples: int
+
+
+def fit(
+    model: nn.Module,
+    data: Split,
+    settings: Settings,
+    generator: torch.Generator,
+    *,
+    terms: Sequence[Term] = (),
+    augment: Augment | None = None,
+    work: float = 1.0,
+) -> Trained:
+    """Minimise cross-entropy + sum(terms) by mini-batches; `model` changes in place.
+
+    `generator` orders the batches and drives `augment`; dropout inside the model draws from torch's global
+    generator, which the caller seeds. `work` in (0, 1] does only that part of the planned steps.
+    Raises `Diverged` when the loss stops being finite.
+    """
+    params = trainable(model)
+    step = optim.make(params, settings)
+    planned = settings.planned_steps(len(data), work)
+    least = 2 if _needs_pairs(model) else 1
+    total = torch.zeros((), device=settings.device)
+    model.train()
+    for batch in _batches(len(data), settings.batch_size, planned, least, generator):
+        x = data.x[batch]
+        x = (augment(x, generator) if augment else x).to(settings.device)
+        loss = F.cross_entropy(model(x), data.y[batch].to(settings.device))
+        for term in terms:
+            loss = loss + term(model)
+        grads = torch.autograd.grad(loss, params, allow_unused=True)
+        if settings.clip_norm is not None:
+            grads = _clipped(grads, settings.clip_norm)
+        step(grads)
+        total += loss.detach()
+    mean = float(total) / planned
+    if not math.isfinite(mean):
+        raise Diverged(f"training diverged: the mean loss over {planned} steps is {mean}; lower lr={settings.lr}")
+    return Trained(mean, planned, len(data))
+
+
+@torch.inference_mode()
+def predict(model: nn.Module, x: Tensor, batch_size: int = 512, device: str = "cpu") -> Tensor:
+    """Logits of `model` in evaluation mode, shape (len(x), classes), on the CPU."""
+    model.eval()
+    return torch.cat([model(part.to(device)).cpu() for part in x.split(batch_size)])
+
+
+def evaluate(model: nn.Module, data: Split, batch_size: int = 512, device: str = "cpu") -> Score:
+    """Cross-entropy and accuracy of `model` on `data`."""
+    if not len(data):
+        return Score(math.nan, math.nan, 0)
+    logits = predict(model, data.x, batch_size, device)
+    correct = (logits.argmax(1) == data.y).sum().item()
+    return Score(F.cross_entropy(logits, data.y).item(), correct / len(data), len(data))
+
+
+def full_gradient(model: nn.Module, data: Split, batch_size: int = 512, device: str = "cpu") -> dict[str, Tensor]:
+    """Gradient of the mean cross-entropy over all of `data`, by parameter name, on the CPU."""
+    model.train()
+    named = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    total = {name: torch.zeros_like(p) for name, p in named.items()}
+    for x, y in zip(data.x.split(batch_size), data.y.split(batch_size), strict=True):
+        loss = F.cross_entropy(model(x.to(device)), y.to(device), reduction="sum") / len(data)
+        grads = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
+        for into, grad in zip(total.values(), grads, strict=True):
+            if grad is not None:
+                into += grad
+    return {name: grad.cpu() for name, grad in total.items()}
+
+
+def trainable(model: nn.Module) -> list[Tensor]:
+    """The parameters that training changes."""
+    return [p for p in model.parameters() if p.requires_grad]
+
+
+def _batches(
+    examples: int, size: int, steps: int, least: int, generator: torch.Generator
+) -> Iterator[Tensor]:
+    """Indices of `steps` batches, a fresh permutation each pass, none smaller than `least`."""
+    done = 0
+    while True:
+        for batch in torch.randperm(examples, generator=generator).split(size):
+            # BatchNorm cannot train on one example: the same one twice has the same mean and gradient.
+            yield batch if len(batch) >= least else batch.repeat(least)
+            done += 1
+            if done == steps:
+                return
+
+
+def _needs_pairs(model: nn.Module) -> bool:
+    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
+
+
+def _clipped(grads: Sequence[Tensor | None], largest: float) -> tuple[Tensor | None, ...]:
+    norm = torch.linalg.vector_norm(torch.stack([g.norm() for g in grads if g is not None]))
+    scale = (largest / (norm + 1e-6)).clamp(max=1.0)
+    return tuple(None if g is None else g * scale for g in grads)

@@ -1,0 +1,43 @@
+"""How one site trains in one round."""
+
+import math
+from dataclasses import dataclass
+
+from ..checks import number, positive, require, whole
+
+OPTIMIZERS = ("sgd", "adam", "adamw")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Local training settings; every fault is listed in the ValueError that a bad value raises."""
+
+    optimizer: str = "sgd"
+    lr: float = 0.05
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    batch_size: int = 32
+    epochs: float = 1.0
+    steps: int | None = None
+    clip_norm: float | None = None
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        require(
+            (self.optimizer in OPTIMIZERS, f"optimizer is one of {', '.join(OPTIMIZERS)}, not {self.optimizer!r}"),
+            (positive(self.lr), f"lr must be a positive number, not {self.lr}"),
+            (number(self.momentum, 0, 1 - 1e-9), f"momentum must be in [0, 1), not {self.momentum}"),
+            (number(self.weight_decay, 0), f"weight_decay must be >= 0, not {self.weight_decay}"),
+            (whole(self.batch_size), f"batch_size must be a whole number >= 1, not {self.batch_size}"),
+            (positive(self.epochs), f"epochs must be > 0, not {self.epochs}"),
+            (self.steps is None or whole(self.steps), f"steps must be a whole number >= 1 or null, not {self.steps}"),
+            (
+                self.clip_norm is None or positive(self.clip_norm),
+                f"clip_norm must be > 0 or null, not {self.clip_norm}",
+            ),
+        )
+
+    def planned_steps(self, examples: int, work: float = 1.0) -> int:
+        """Batches to train on: `steps`, or `epochs` passes; `work` in (0, 1] is the part that gets done."""
+        full = self.steps or math.ceil(self.epochs * math.ceil(examples / self.batch_size))
+        return max(1, math.floor(work * full))

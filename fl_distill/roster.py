@@ -1,0 +1,114 @@
+"""Who takes part: which node is which site, asked once of every node that appears."""
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from flwr.app import ConfigRecord, Message, MessageType, RecordDict
+from flwr.serverapp import Grid
+
+from . import __version__
+from .collect import Collector
+from .errors import RunStopped
+
+
+@dataclass(frozen=True)
+class Member:
+    """One site, as it introduced itself."""
+
+    name: str
+    node: int
+    model: str
+    label_counts: tuple[int, ...]
+
+    @property
+    def examples(self) -> int:
+        """Training examples at the site."""
+        return sum(self.label_counts)
+
+
+class Roster:
+    """The sites of a run by name, in the order of their names."""
+
+    def __init__(self, grid: Grid, collector: Collector, classes: tuple[str, ...]) -> None:
+        self._grid, self._collector, self._classes = grid, collector, classes
+        self._members: dict[str, Member] = {}
+        self._asked: set[int] = set()
+        self.refused: dict[str, str] = {}
+        """Nodes that may not take part -> why."""
+
+    @property
+    def members(self) -> list[Member]:
+        """All known sites, sorted by name."""
+        return [self._members[name] for name in sorted(self._members)]
+
+    def name_of(self, node: int) -> str:
+        """The site behind a node, or the node's number."""
+        return next((m.name for m in self._members.values() if m.node == node), f"node {node}")
+
+    def refresh(self) -> None:
+        """Ask every node that was not asked yet who it is."""
+        new = sorted(set(self._grid.get_node_ids()) - self._asked)
+        if not new:
+            return
+        self._asked |= set(new)
+        content = RecordDict({"config": ConfigRecord({"version": __version__})})
+        messages = [Message(content, node, MessageType.QUERY, group_id="roll-call") for node in new]
+        for reply in self._collector.collect(self._grid, messages):
+            if reply.fault is not None or reply.message is None:
+                self.refused[f"node {reply.node}"] = reply.fault or "no answer"
+                self._asked.discard(reply.node)  # it may answer later
+            else:
+                self._admit(reply.node, reply.message.content)
+
+    def wait_for(self, wanted: int, least: int, seconds: float, stopped: Callable[[], None]) -> None:
+        """Wait until `wanted` sites are there; after `seconds`, go on with `least`, or raise `RunStopped`."""
+        deadline, pause = time.monotonic() + seconds, 0.005
+        while True:
+            stopped()
+            if len(list(self._grid.get_node_ids())) >= wanted or time.monotonic() > deadline:
+                self.refresh()
+                if len(self._members) >= wanted or time.monotonic() > deadline:
+                    break
+                self._fail_early(wanted)
+            time.sleep(pause)
+            pause = min(2 * pause, 1.0)
+        if len(self._members) < least:
+            raise RunStopped(
+                f"only {len(self._members)} sites joined within {seconds:.0f} s, {least} are needed{self._reasons()}"
+            )
+
+    def _fail_early(self, wanted: int) -> None:
+        """A full set of answers that are all refusals will not get better by waiting."""
+        if self.refused and not self._members and len(self.refused) >= wanted:
+            raise RunStopped(f"no site can take part{self._reasons()}")
+
+    def _reasons(self) -> str:
+        first = list(dict.fromkeys(self.refused.values()))[:3]
+        return ": " + "; ".join(first) if first else ""
+
+    def _admit(self, node: int, content: RecordDict) -> None:
+        about = content.config_records.get("site", ConfigRecord())
+        if about.get("spare"):
+            return
+        if (fault := self._fault(about)) is not None:
+            self.refused[f"node {node}"] = fault
+            return
+        counts = tuple(int(str(n)) for n in _items(about["label-counts"]))
+        name = str(about["name"])
+        self._members[name] = Member(name, node, str(about["model"]), counts)
+        self.refused.pop(f"node {node}", None)
+
+    def _fault(self, about: ConfigRecord) -> str | None:
+        if missing := [key for key in ("name", "version", "model", "classes", "label-counts") if key not in about]:
+            return f"it did not say its {', '.join(missing)}; is it running fl-distill {__version__}?"
+        if about["version"] != __version__:
+            return f"it runs fl-distill {about['version']}, the server {__version__}: install the same version"
+        if tuple(map(str, _items(about["classes"]))) != self._classes:
+            return f"its classes are {_items(about['classes'])}, the server's {list(self._classes)}"
+        known = self._members.get(str(about["name"]))
+        return f"another node is already site {known.name!r}" if known else None
+
+
+def _items(value: object) -> list[object]:
+    return list(value) if isinstance(value, Iterable) and not isinstance(value, str | bytes) else [value]

@@ -1,0 +1,243 @@
+"""The round loop: ask sites, combine what comes back, score, save, tell."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Strategy
+
+from .asked import Asked
+from .collect import Collector, in_order
+from .config import Experiment
+from .errors import RunStopped
+from .roster import Member, Roster
+from .rows import Row, add_scores, finite, open_row, site_entry
+from .selection import sample, stragglers
+
+Metrics = Mapping[str, Any]
+
+
+@dataclass
+class Progress:
+    """Where a run stands after a round: what a checkpoint holds."""
+
+    round: int
+    arrays: ArrayRecord
+    open: Row | None = None
+    """The row of `round`, while the scores of its model are not in yet."""
+    best: Row | None = None
+    best_arrays: ArrayRecord | None = None
+    stale: int = 0
+    """Closed rows since the best one."""
+    totals: dict[str, float] = field(default_factory=lambda: {"wall_s": 0.0, "bytes_up": 0, "bytes_down": 0})
+    logged: int = 0
+    """The last round whose row was written."""
+    last: Row | None = None
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What the loop calls as it goes."""
+
+    score_server: Callable[[ArrayRecord], tuple[float, float]]
+    """Accuracy and loss of the server's model on the shared test set."""
+    closed: Callable[[Row], None]
+    saved: Callable[[Progress], None]
+    replied: Callable[[int, str, str | None], None]
+
+
+class Rounds:
+    """Runs rounds on any Flower strategy and any Grid.
+
+    Where the server holds a model, sites score what they receive while they train, so the row of round t closes
+    with the replies of round t + 1, and one evaluation ends the run. Replies are combined in the order of site
+    names whatever arrives first, and one by one: the server holds one model plus what is out of order.
+    """
+
+    def __init__(
+        self, e: Experiment, strategy: Strategy, grid: Grid, roster: Roster, collector: Collector, hooks: Hooks
+    ) -> None:
+        self._e, self._strategy, self._grid = e, strategy, grid
+        self._roster, self._collector, self._hooks = roster, collector, hooks
+        self._shared_model = bool(getattr(strategy, "has_server_model", True))
+        self._partial = bool(getattr(strategy, "partial_work", True))
+        self._saved_round = 0
+
+    def run(self, progress: Progress) -> str:
+        """Go on from `progress` to the end; returns why it ended."""
+        self._saved_round = progress.round
+        reason = "all rounds done"
+        while progress.round < self._e.rounds:
+            self._round(progress)
+            if ended := self._ended(progress):
+                reason = ended
+                break
+        if progress.open is not None:
+            self._score_round(progress)
+        return reason
+
+    # ------------------------------------------------------------ one round
+
+    def _round(self, progress: Progress) -> None:
+        number, began = progress.round + 1, time.perf_counter()
+        asked, row = self._ask(number)
+        slow = stragglers(asked, self._e.collect.stragglers, self._e.seed, number)
+        if not self._partial:
+            row["failures"] |= {name: "straggler: it did not finish its work in time (simulated)" for name in slow}
+            asked = [member for member in asked if member.name not in slow]
+        score = not self._shared_model or progress.open is not None
+        config = ConfigRecord(
+            {"score": score and self._scores_due(number), "needed-from": self._saved_round}
+        )
+        view = Asked(self._grid, [member.node for member in asked])
+        messages = list(self._strategy.configure_train(number, progress.arrays, config, view))
+        _slow_down(messages, {m.node: slow[m.name] for m in asked if m.name in slow})
+        by_node = {member.node: member for member in asked}
+        told: dict[str, Metrics] = {}
+        replies = self._replies(number, messages, by_node, row, told)
+        arrays, _ = self._strategy.aggregate_train(number, replies)
+        for node, fault in getattr(self._strategy, "faults", {}).items():
+            self._fail(row, number, by_node[node].name, fault)
+            told.pop(by_node[node].name, None)
+        self._describe(row, by_node, told)
+        self._close_previous(progress, told, by_node)
+        enough = self._e.collect.min_results
+        if len(told) < enough:
+            row["wall_s"] = time.perf_counter() - began
+            self._close(progress, row)
+            raise RunStopped(_too_few(number, len(told), enough, row["failures"]))
+        progress.round, progress.arrays = number, progress.arrays if arrays is None else arrays
+        self._score_server(progress, row)
+        row["wall_s"] = time.perf_counter() - began
+        if self._shared_model:
+            progress.open = row
+        else:
+            add_scores(row, told, None)
+            self._close(progress, row)
+        if number % self._e.checkpoint.every == 0 or number == self._e.rounds:
+            self._hooks.saved(progress)
+            self._saved_round = number
+
+    def _ask(self, number: int) -> tuple[list[Member], Row]:
+        self._roster.refresh()
+        members, policy = self._roster.members, self._e.collect
+        if len(members) < policy.min_sites:
+            raise RunStopped(f"round {number}: {len(members)} sites are there, collect.min_sites={policy.min_sites}")
+        return sample(members, policy.fraction, policy.min_sites, self._e.seed, number), open_row(number)
+
+    def _replies(
+        self, number: int, messages: Sequence[Message], members: Mapping[int, Member], row: Row, told: dict[str, Metrics]
+    ) -> Iterator[Message]:
+        """Usable replies in site order; the others become failures of `row`."""
+        arriving = self._collector.collect(self._grid, messages)
+        for reply in in_order(arriving, [m.metadata.dst_node_id for m in messages]):
+            member = members[reply.node]
+            entry = site_entry(row, member.name, member.model, member.examples)
+            entry["bytes_down"] += reply.bytes_down
+            entry["bytes_up"] += reply.bytes_up
+            row["bytes_down"] += reply.bytes_down
+            row["bytes_up"] += reply.bytes_up
+            if reply.fault is not None or reply.message is None:
+                self._fail(row, number, member.name, reply.fault or "no answer")
+                continue
+            told[member.name] = _metrics(reply.message)
+            self._hooks.replied(number, member.name, None)
+            yield reply.message
+
+    def _fail(self, row: Row, number: int, name: str, fault: str) -> None:
+        row["failures"][name] = fault
+        self._hooks.replied(number, name, fault)
+
+    def _describe(self, row: Row, members: Mapping[int, Member], told: Mapping[str, Metrics]) -> None:
+        for member in members.values():
+            entry = site_entry(row, member.name, member.model, member.examples)
+            entry["loss"] = finite(told.get(member.name, {}).get("train-loss"))
+        row["failures"] = dict(sorted(row["failures"].items()))
+        row["sites"] = dict(sorted(row["sites"].items()))
+
+    def _score_server(self, progress: Progress, row: Row) -> None:
+        due = row["round"] % self._e.evaluate.server_every == 0 or row["round"] == self._e.rounds
+        if self._shared_model and due:
+            row["server_accuracy"], row["server_loss"] = self._hooks.score_server(progress.arrays)
+
+    def _scores_due(self, number: int) -> bool:
+        """Whether sites score in round `number`: what they hold is of the round before where it is shared."""
+        every = self._e.evaluate.sites_every
+        of = number - 1 if self._shared_model else number
+        return every > 0 and (of % every == 0 or of == self._e.rounds)
+
+    # ------------------------------------------------------------ rows and their ends
+
+    def _close_previous(
+        self, progress: Progress, told: Mapping[str, Metrics], members: Mapping[int, Member]
+    ) -> None:
+        row = progress.open
+        if row is None:
+            return
+        scores = {name: metrics for name, metrics in told.items() if "score-local-accuracy" in metrics}
+        for member in members.values():
+            if member.name in scores:
+                site_entry(row, member.name, member.model, member.examples)
+        add_scores(row, scores, row["server_accuracy"])
+        progress.open = None
+        self._close(progress, row)
+
+    def _close(self, progress: Progress, row: Row) -> None:
+        for key in progress.totals:
+            progress.totals[key] += row[key]
+        progress.logged, progress.last = row["round"], row
+        accuracy = row["validation_accuracy"]
+        best = None if progress.best is None else progress.best["validation_accuracy"]
+        if accuracy is not None and (best is None or accuracy > best + self._e.stop.min_delta):
+            progress.best, progress.stale = row, 0
+            # `arrays` are still those of this row's round: the next round's are taken over after it closed.
+            progress.best_arrays = progress.arrays if self._shared_model else None
+        elif accuracy is not None:
+            progress.stale += 1
+        self._hooks.closed(row)
+
+    def _score_round(self, progress: Progress) -> None:
+        """Every site scores the final model, which closes the last row; its bytes belong to that row."""
+        row = progress.open
+        told: dict[str, Metrics] = {}
+        if row is None:
+            return
+        asked = self._roster.members if self._e.evaluate.sites_every else []
+        members = {member.node: member for member in asked}
+        if members:
+            view = Asked(self._grid, list(members))
+            messages = list(self._strategy.configure_evaluate(row["round"], progress.arrays, ConfigRecord(), view))
+            for _ in self._replies(row["round"], messages, members, row, told):
+                pass
+        self._close_previous(progress, told, members)
+
+    def _ended(self, progress: Progress) -> str | None:
+        stop, last = self._e.stop, progress.last
+        reached = last["validation_accuracy"] if last else None
+        if stop.target_accuracy is not None and reached is not None and reached >= stop.target_accuracy:
+            return f"validation accuracy {reached:.4f} reached the target {stop.target_accuracy}"
+        if stop.patience is not None and progress.stale >= stop.patience:
+            return f"no better validation accuracy in {progress.stale} rounds"
+        return None
+
+
+def _slow_down(messages: Sequence[Message], work: Mapping[int, float]) -> None:
+    for message in messages:
+        node = message.metadata.dst_node_id
+        if node in work:
+            records: dict[str, Any] = dict(message.content)
+            config = message.content.config_records.get("config", ConfigRecord())
+            message.content = RecordDict({**records, "config": ConfigRecord({**config, "work": work[node]})})
+
+
+def _metrics(message: Message) -> Metrics:
+    return {k: v for record in message.content.metric_records.values() for k, v in record.items()}
+
+
+def _too_few(number: int, usable: int, needed: int, failures: Mapping[str, str]) -> str:
+    reasons = "; ".join(f"{site}: {reason}" for site, reason in list(failures.items())[:5])
+    more = f" and {len(failures) - 5} more" if len(failures) > 5 else ""
+    return f"round {number}: {usable} usable results, collect.min_results={needed}. {reasons}{more}"

@@ -1,0 +1,103 @@
+"""Sites in Flower's simulation engine: Ray actors on this machine or on a cluster."""
+
+import os
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from flwr.app import Context
+from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid, ServerApp
+
+from ..config.schema import Runtime
+from ..errors import ConfigError, RunStopped
+
+T = TypeVar("T")
+Serve = Callable[[Grid, Callable[[], None]], T]
+
+
+def simulate(client_app: ClientApp, serve: Serve[T], *, nodes: int, runtime: Runtime, debug: bool = False) -> T:
+    """Run `serve(grid, check)` as the ServerApp of a simulation with `nodes` sites; returns what it returns.
+
+    `check` raises once the engine is gone, so that nothing waits for replies that cannot come. What `serve` raises is
+    raised here again, in the thread that called.
+    """
+    _start_ray(runtime, debug)
+    from flwr.simulation import run_simulation
+
+    results: list[T] = []
+    failures: list[BaseException] = []
+    gone = threading.Event()
+    done = threading.Event()
+
+    def check() -> None:
+        if gone.is_set():
+            raise RunStopped("Flower's simulation engine ended before the run did")
+
+    server = ServerApp()
+
+    @server.main()
+    def main(grid: Grid, context: Context) -> None:
+        try:
+            results.append(serve(grid, check))
+        except BaseException as error:  # handed to the caller's thread, interrupts too
+            failures.append(error)
+        finally:
+            done.set()
+
+    try:
+        run_simulation(
+            server_app=server,
+            client_app=client_app,
+            num_supernodes=nodes,
+            backend_config={"client_resources": _resources(runtime)},
+            verbose_logging=debug,
+        )
+    except Exception as error:
+        failures.append(RunStopped(f"Flower's simulation engine failed: {error}"))
+    finally:
+        gone.set()
+        done.wait(timeout=30)
+        _stop_ray(runtime)
+    if failures:
+        raise failures[0]
+    return results[0]
+
+
+def _resources(runtime: Runtime) -> dict[str, Any]:
+    # Ray hands these to `.options()` of each actor: with max_restarts a worker that dies comes back, where Flower by
+    # itself would go on giving messages to the dead one.
+    return {"num_cpus": runtime.cpus_per_site, "num_gpus": runtime.gpus_per_site, "max_restarts": -1}
+
+
+def _start_ray(runtime: Runtime, debug: bool) -> None:
+    """Start Ray here, in the caller's thread, whose end its daemons would not outlive."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(filter(None, sys.path)))
+    try:
+        import ray
+    except ImportError as error:
+        raise ConfigError("runtime=simulation needs Ray: pip install 'flwr[simulation]', or runtime=local") from error
+    if not ray.is_initialized():
+        ray.init(
+            address=runtime.address,
+            include_dashboard=False,
+            configure_logging=debug,
+            logging_level="info" if debug else "critical",
+            log_to_driver=debug,
+        )
+    cpus, gpus = (float(ray.cluster_resources().get(kind, 0.0)) for kind in ("CPU", "GPU"))
+    if runtime.cpus_per_site > cpus or runtime.gpus_per_site > gpus:
+        _stop_ray(runtime)
+        raise ConfigError(
+            f"runtime: a site needs {runtime.cpus_per_site:g} CPUs and {runtime.gpus_per_site:g} GPUs, Ray has {cpus:g} "
+            f"and {gpus:g}: lower runtime.cpus_per_site or runtime.gpus_per_site"
+        )
+
+
+def _stop_ray(runtime: Runtime) -> None:
+    import ray
+
+    if ray.is_initialized():
+        ray.shutdown()

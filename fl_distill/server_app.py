@@ -1,0 +1,246 @@
+"""The Flower ServerApp: wiring between a job, a strategy, the round loop and what a run leaves behind."""
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from flwr.app import ArrayRecord, Context
+from flwr.serverapp import Grid, ServerApp
+
+from . import __version__
+from .checkpoint import Checkpoints, Saved
+from .client_app import JobOf, job_from_run_config
+from .codec import decode, encode
+from .collect import Collector
+from .errors import ConfigError, RunStopped
+from .files import save_tensors
+from .learning import evaluate
+from .roster import Member, Roster
+from .rounds import Hooks, Progress, Rounds
+from .rows import Row, finite
+from .store import SiteStore
+from .targets import call
+from .tracking import Observer, Observers, RoundLog, RunInfo, default_observers, write_json_atomic, write_summary
+from .workplace import Workplace, workplace
+
+Summary = dict[str, Any]
+JOIN_S = 120.0
+"""How long a run waits for its sites before it starts with those that are there."""
+
+
+def _never() -> None:
+    pass
+
+
+def serve(
+    grid: Grid, job: str, *, check_stop: Callable[[], None] = _never, poll_s: float = 0.05, resume: bool = False
+) -> Summary:
+    """Run a job to its end on a grid; returns what `summary.json` holds.
+
+    Raises `RunStopped` when the run cannot go on, after everything was saved, and whatever `check_stop` raises.
+    """
+    place = workplace(job)
+    place.check()
+    return _Server(grid, place, check_stop, poll_s, resume).run()
+
+
+class _Server:
+    def __init__(
+        self, grid: Grid, place: Workplace, check_stop: Callable[[], None], poll_s: float, resume: bool
+    ) -> None:
+        e = place.experiment
+        self._grid, self._place, self._e, self._stop = grid, place, e, check_stop
+        self._strategy = call(e.strategy)
+        self._collector = Collector(e.collect.timeout_s, e.collect.grace_s, e.collect.min_results, poll_s, check_stop)
+        self._roster = Roster(grid, self._collector, place.federation.classes)
+        self._checkpoints = Checkpoints(place.folder / "checkpoints", e.checkpoint.keep)
+        self._log = RoundLog(place.folder)
+        self._saved = self._checkpoints.newest() if resume else None
+        self._observers = Observers([])
+
+    def run(self) -> Summary:
+        e = self._e
+        progress = self._start()
+        wanted = len(self._place.federation.names)
+        self._roster.wait_for(wanted, e.collect.min_sites, JOIN_S, self._stop)
+        self._observers = self._observe()
+        hooks = Hooks(self._score, self._closed, self._save, self._observers.site_replied)
+        rounds = Rounds(e, self._strategy, self._grid, self._roster, self._collector, hooks)
+        status, reason = "failed", ""
+        try:
+            reason, status = rounds.run(progress), "finished"
+            self._keep_models(progress)
+        except RunStopped as stop:
+            status, reason = "stopped", str(stop)
+            raise
+        except KeyboardInterrupt:
+            status, reason = "interrupted", "interrupted; resume it with fl-distill resume=" + str(self._place.folder)
+            raise
+        except OSError as error:
+            status, reason = "stopped", f"cannot write the run folder: {error}"
+            raise RunStopped(
+                f"{reason}. Free space or change the folder, then fl-distill resume={self._place.folder}"
+            ) from error
+        finally:
+            summary = self._summary(progress, status, reason)
+            self._finish(summary, status)
+        return summary
+
+    # ------------------------------------------------------------ start
+
+    def _start(self) -> Progress:
+        folder = self._place.folder
+        if self._saved is None:
+            self._log.truncate(0)
+            folder.mkdir(parents=True, exist_ok=True)
+            write_json_atomic(folder / "job.json", {"version": __version__, "config": self._e.raw})
+            self._write_config(folder)
+            return Progress(0, self._initial())
+        saved, notes = self._saved, self._saved.notes
+        self._strategy.restore(saved.strategy)
+        self._checkpoints.drop_after(saved.round)
+        self._log.truncate(notes["logged"])
+        return Progress(
+            round=saved.round,
+            arrays=encode(saved.arrays),
+            open=notes["open"],
+            best=notes["best"],
+            best_arrays=encode(saved.selected) if saved.selected else None,
+            stale=notes["stale"],
+            totals=notes["totals"],
+            logged=notes["logged"],
+            last=notes["last"],
+        )
+
+    def _initial(self) -> ArrayRecord:
+        if not self._strategy.has_server_model:
+            return ArrayRecord()
+        return encode(self._place.initial(self._place.model_name(0)))
+
+    def _write_config(self, folder: Path) -> None:
+        import yaml
+
+        shown = {k: v for k, v in self._e.raw.items() if k != "model_specs"}
+        (folder / "config.yaml").write_text(yaml.safe_dump(shown, sort_keys=False), encoding="utf-8")
+
+    def _observe(self) -> Observers:
+        members: Sequence[Member] = self._roster.members
+        info = RunInfo(
+            folder=self._place.folder,
+            config=dict(self._e.raw),
+            name=f"{self._e.raw['names']['strategy']}-{self._e.raw['names']['dataset']}-{self._e.seed}",
+            sites={m.name: _site_info(m) for m in members},
+            classes=self._place.federation.classes,
+            resumed_from=self._saved.round if self._saved else None,
+            tracker_ids=self._saved.notes["trackers"] if self._saved else {},
+        )
+        extra: list[Observer] = [call({"_target_": path}) for path in self._e.track.observers]
+        observers = Observers([*default_observers(self._e.track, self._e.log), *extra])
+        observers.started(info)
+        return observers
+
+    # ------------------------------------------------------------ what the loop calls
+
+    def _score(self, arrays: ArrayRecord) -> tuple[float, float]:
+        name = self._place.model_name(0)
+        model, device = self._place.model(name), self._e.local.device
+        model.load_state_dict(decode(arrays))
+        score = evaluate(model.to(device), self._place.federation.test, device=device)
+        return score.accuracy, score.loss
+
+    def _closed(self, row: Row) -> None:
+        self._log.append(row)
+        self._observers.round_done(row)
+
+    def _save(self, progress: Progress) -> None:
+        notes = {
+            key: getattr(progress, key) for key in ("open", "best", "stale", "totals", "logged", "last")
+        } | {"trackers": self._observers.state()}
+        best = progress.best_arrays
+        self._checkpoints.save(
+            Saved(
+                round=progress.round,
+                arrays=decode(progress.arrays),
+                strategy=self._strategy.state(),
+                selected=decode(best) if best is not None else {},
+                notes=notes,
+            )
+        )
+
+    # ------------------------------------------------------------ the end
+
+    def _keep_models(self, progress: Progress) -> None:
+        """`models/server` and `models/selected`, and the model that each site would deploy."""
+        folder = self._place.folder / "models"
+        if self._strategy.has_server_model:
+            save_tensors(folder / "server.safetensors", decode(progress.arrays))
+            save_tensors(folder / "selected.safetensors", decode(progress.best_arrays or progress.arrays))
+            for member in self._roster.members:
+                _link(folder / "server.safetensors", folder / f"{member.name}.safetensors")
+            return
+        for member in self._roster.members:
+            own = SiteStore(self._place.folder / "sites", member.name).load(before=progress.round + 1)
+            if own is not None:
+                save_tensors(folder / f"{member.name}.safetensors", own)
+
+    def _summary(self, progress: Progress, status: str, reason: str) -> Summary:
+        keys = ("test_accuracy", "local_accuracy", "server_accuracy")
+        last, best = progress.last or {}, progress.best or progress.last or {}
+        return {
+            "strategy": self._e.raw["names"]["strategy"],
+            "dataset": self._e.raw["names"]["dataset"],
+            "rounds": progress.logged,
+            "seed": self._e.seed,
+            "version": __version__,
+            "status": status,
+            "reason": reason,
+            **progress.totals,
+            **{key: finite(last.get(key)) for key in keys},
+            "selected": {key: best.get(key) for key in ("round", "validation_accuracy", *keys)},
+            "sites": last.get("sites", {}),
+        }
+
+    def _finish(self, summary: Summary, status: str) -> None:
+        try:
+            write_summary(self._place.folder, summary)
+        except OSError as error:
+            summary["reason"] = f"{summary['reason']} (summary.json could not be written: {error})"
+        self._observers.finished(summary, status)
+        self._observers.close()
+
+
+def _site_info(member: Member) -> Any:
+    from .tracking import SiteInfo
+
+    return SiteInfo(member.model, member.examples, member.label_counts)
+
+
+def _link(source: Path, target: Path) -> None:
+    """One copy on disk, many names; a copy where the file system has no hard links."""
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        target.write_bytes(source.read_bytes())
+
+
+def make_app(job_of: JobOf, run: Callable[[Grid, str], Any]) -> ServerApp:
+    """A ServerApp that runs the job which `job_of` finds for a context."""
+    server = ServerApp()
+
+    @server.main()
+    def main(grid: Grid, context: Context) -> None:
+        run(grid, job_of(context))
+
+    return server
+
+
+def _run_bundle(grid: Grid, job: str) -> None:
+    try:
+        serve(grid, job)
+    except (ConfigError, RunStopped) as error:
+        raise SystemExit(f"fl-distill: {error}") from error
+
+
+app = make_app(job_from_run_config, _run_bundle)

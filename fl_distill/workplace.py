@@ -1,0 +1,94 @@
+"""What a process needs to serve an experiment, built once and kept: data, models, settings."""
+
+import json
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .models.build import build, faults
+from .config import Experiment, typed
+from .data.federate import federate
+from .data.types import Federation, Site
+from .errors import ConfigError
+from .seeds import derive
+from .targets import call, nearest
+
+
+def job_text(config: dict[str, Any], folder: Path) -> str:
+    """An experiment and its folder as one string: all that travels to worker processes."""
+    return json.dumps({"config": config, "folder": str(folder)}, sort_keys=True)
+
+
+@lru_cache(maxsize=2)
+def workplace(text: str) -> "Workplace":
+    """The workplace of a job, the same object for every message of it."""
+    job = json.loads(text)
+    return Workplace(typed(job["config"]), Path(job["folder"]))
+
+
+class Workplace:
+    """Data, models and settings of one experiment in one process."""
+
+    def __init__(self, experiment: Experiment, folder: Path) -> None:
+        self.experiment, self.folder = experiment, folder
+        self._sites: dict[int, Site] = {}
+        self._models: dict[str, nn.Module] = {}
+        self._initial: dict[str, dict[str, Tensor]] = {}
+        torch.set_num_threads(experiment.runtime.threads)
+
+    @cached_property
+    def federation(self) -> Federation:
+        """All sites' data, the shared test set and the public set."""
+        e = self.experiment
+        return federate(
+            call(e.dataset).load(),
+            call(e.partition),
+            sites=e.sites,
+            seed=e.seed,
+            validation=e.split.validation,
+            test=e.split.test,
+            public=e.public,
+        )
+
+    def site(self, index: int) -> Site:
+        """One site's data, gathered once."""
+        if index not in self._sites:
+            self._sites[index] = self.federation.site(index)
+        return self._sites[index]
+
+    def model_name(self, index: int) -> str:
+        """Name of the model of the site with this index."""
+        return self.experiment.model(index, self.federation.names[index])[0]
+
+    def model(self, name: str) -> nn.Module:
+        """The process's one instance of this model; whoever uses it loads the weights first."""
+        if name not in self._models:
+            self._models[name] = self.fresh_model(name)
+        return self._models[name]
+
+    def initial(self, name: str) -> dict[str, Tensor]:
+        """The weights of an untrained model of this name; not to be changed."""
+        if name not in self._initial:
+            self._initial[name] = self.fresh_model(name).state_dict()
+        return self._initial[name]
+
+    def fresh_model(self, name: str) -> nn.Module:
+        """A model with the experiment's initial weights: the same in every process."""
+        spec = self.experiment.raw["model_specs"][name]
+        data = self.federation
+        return build(spec, data.input_shape, len(data.classes), derive(self.experiment.seed, "init"))
+
+    def check(self) -> None:
+        """Raise `ConfigError` for what only the data can tell: sites that do not exist, models that do not fit."""
+        data, e = self.federation, self.experiment
+        mapped = e.models if isinstance(e.models, dict) else {}
+        missing = sorted({*e.per_site, *mapped} - set(data.names))
+        found = [f"site {name!r} does not exist{nearest(name, data.names)}" for name in missing]
+        for index in {e.model(i, name)[0]: i for i, name in enumerate(data.names)}.values():
+            _, spec = e.model(index, data.names[index])
+            found += faults(spec, data.input_shape, len(data.classes))
+        if found:
+            raise ConfigError(found)

@@ -1,0 +1,184 @@
+"""What every strategy here shares: sending to sites, reading replies safely, naming faults."""
+
+import math
+from abc import ABC
+from collections.abc import Iterable, Mapping
+from typing import ClassVar, Protocol, final
+
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Strategy
+from torch import Tensor
+
+from ..errors import BadUpdate
+from ..seeds import derive
+
+ARRAYS, CONFIG, METRICS = "arrays", "config", "metrics"
+
+WEIGHTS = {"examples": "num-examples", "uniform": None, "validation": "trained-validation-accuracy"}
+"""What a site weighs in a mean -> the metric of its reply that says so."""
+
+Value = str | int | float | bool
+
+
+class Combiner(Protocol):
+    """The server's half of an algorithm: fold replies into new arrays, one at a time."""
+
+    def begin(self, sent: ArrayRecord) -> None:
+        """Start a round in which sites received `sent`."""
+
+    def take(self, content: RecordDict, weight: float) -> None:
+        """Add one site's reply; raises `BadUpdate` before it changed anything."""
+
+    def settle(self) -> ArrayRecord | None:
+        """The server's arrays after the round; None where sites exchange none."""
+
+    def state(self) -> dict[str, Tensor]:
+        """What must survive between rounds."""
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Take back what `state` gave."""
+
+
+class SiteStrategy(Strategy, ABC):
+    """Ask sites with one message each, take their replies one by one, drop what cannot be used.
+
+    A reply that is an error, lacks a tensor, has a wrong shape or dtype, holds NaN or infinity, or has a weight
+    that is not a positive finite number costs its sender the round: `faults` maps the node to the reason.
+    `fraction` matters under Flower's own `start()`: it samples nodes reproducibly from `seed`.
+    """
+
+    action: ClassVar[str] = MessageType.TRAIN
+    """Message type that selects the site's half of the algorithm."""
+    partial_work: ClassVar[bool] = False
+    """Whether a site that did only a part of its steps still counts."""
+    has_server_model: ClassVar[bool] = True
+    """Whether the server holds a model that sites receive and would deploy."""
+
+    def __init__(
+        self, combine: Combiner, *, weight: str = "examples", fraction: float = 1.0, seed: int = 0
+    ) -> None:
+        if not 0 < fraction <= 1:
+            raise ValueError(f"fraction must be in (0, 1], not {fraction}")
+        if weight not in WEIGHTS:
+            raise ValueError(f"weight is one of {', '.join(WEIGHTS)}, not {weight!r}")
+        self.fraction, self.weight, self.seed = fraction, weight, seed
+        self._combine = combine
+        self.faults: dict[int, str] = {}
+        self._sent = ArrayRecord()
+
+    def site_config(self) -> Mapping[str, Value]:
+        """Plain values that the site's half of the algorithm needs each round."""
+        return {}
+
+    def state(self) -> dict[str, Tensor]:
+        """What the server keeps between rounds beside the arrays."""
+        return self._combine.state()
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Take back what `state` gave."""
+        self._combine.restore(state)
+
+    # ------------------------------------------------------------ Flower's interface
+
+    @final
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """One message for each node asked this round."""
+        self._sent = arrays
+        values = {**config, **self.site_config(), "server-round": server_round, "weight": self.weight}
+        return self._messages(server_round, arrays, values, grid, self.action)
+
+    @final
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """One message for each node; sites score the arrays on their own held-out data."""
+        values = {**config, "server-round": server_round}
+        return self._messages(server_round, arrays, values, grid, MessageType.EVALUATE)
+
+    @final
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Combine replies in the order given; None when none of them can be used."""
+        self.faults = {}
+        self._combine.begin(self._sent)
+        means = _MetricMeans()
+        for reply in replies:
+            try:
+                content, metrics, weight = self._read(reply)
+                self._combine.take(content, weight)
+                means.add(metrics, weight)
+            except BadUpdate as fault:
+                self.faults[reply.metadata.src_node_id] = str(fault)
+        return (self._combine.settle(), means.result()) if means.weight else (None, None)
+
+    @final
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        """The mean of the sites' scores, weighted by their held-out examples."""
+        means = _MetricMeans()
+        for reply in replies:
+            if reply.has_content():
+                for metrics in reply.content.metric_records.values():
+                    means.add(metrics, _number(metrics.get("num-examples")))
+        return means.result() if means.weight else None
+
+    def summary(self) -> None:
+        """Nothing: the run's observers say what it does."""
+
+    # ------------------------------------------------------------
+
+    def _messages(
+        self, server_round: int, arrays: ArrayRecord, config: Mapping[str, object], grid: Grid, kind: str
+    ) -> list[Message]:
+        record = RecordDict({ARRAYS: arrays, CONFIG: ConfigRecord(config)})  # type: ignore[arg-type]
+        nodes = self._sample(server_round, list(grid.get_node_ids()))
+        return [Message(record, node, kind, group_id=str(server_round)) for node in nodes]
+
+    def _sample(self, server_round: int, nodes: list[int]) -> list[int]:
+        if self.fraction == 1.0:
+            return nodes
+        count = max(1, math.ceil(self.fraction * len(nodes)))
+        ranked = sorted(nodes, key=lambda node: derive(self.seed, "sample", server_round, node))
+        return sorted(ranked[:count])
+
+    def _read(self, reply: Message) -> tuple[RecordDict, MetricRecord, float]:
+        if reply.has_error():
+            raise BadUpdate(reply.error.reason or f"error {reply.error.code} without a reason")
+        content = reply.content
+        if METRICS not in content.metric_records:
+            raise BadUpdate(f"the reply has no {METRICS!r} record")
+        metrics = content.metric_records[METRICS]
+        work = _number(metrics.get("work", 1.0))
+        if work < 1 and not self.partial_work:
+            raise BadUpdate(f"the site did only {work:.0%} of its work; this strategy wants all of it")
+        key = WEIGHTS[self.weight]
+        weight = 1.0 if key is None else _number(metrics.get(key))
+        if not (math.isfinite(weight) and weight > 0):
+            raise BadUpdate(f"its weight {key!r} is {weight}, expected a positive finite number")
+        return content, metrics, weight
+
+
+class _MetricMeans:
+    """Weighted means of the scalar metrics that every site sends."""
+
+    def __init__(self) -> None:
+        self.weight = 0.0
+        self._sums: dict[str, float] = {}
+
+    def add(self, metrics: MetricRecord, weight: float) -> None:
+        if not (math.isfinite(weight) and weight > 0):
+            return
+        scalars = {k: float(v) for k, v in metrics.items() if isinstance(v, int | float)}
+        keys = scalars.keys() if not self.weight else self._sums.keys() & scalars.keys()
+        self._sums = {k: self._sums.get(k, 0.0) + weight * scalars[k] for k in sorted(keys)}
+        self.weight += weight
+
+    def result(self) -> MetricRecord:
+        return MetricRecord({k: v / self.weight for k, v in self._sums.items()})
+
+
+def _number(value: object) -> float:
+    return float(value) if isinstance(value, int | float) else math.nan

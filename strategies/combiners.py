@@ -1,0 +1,113 @@
+"""Server halves: what happens to the replies of a round."""
+
+from collections.abc import Mapping
+from typing import final
+
+import torch
+from flwr.app import ArrayRecord, RecordDict
+from torch import Tensor
+
+from ..codec import decode, encode, schema_of
+from ..errors import BadUpdate
+from ..knowledge import WeightedMean
+from .base import ARRAYS
+
+GRADIENTS, BUFFERS = "gradients", "buffers"
+
+
+class _Stateless:
+    def state(self) -> dict[str, Tensor]:
+        """Nothing survives between rounds."""
+        return {}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Nothing to take back."""
+
+
+@final
+class WeightAverage(_Stateless):
+    """w <- sum_k c_k w_k / sum_k c_k; every reply must look exactly like what was sent."""
+
+    def begin(self, sent: ArrayRecord) -> None:
+        """Expect replies of this form."""
+        self._schema = schema_of(sent)
+        self._mean = WeightedMean()
+
+    def take(self, content: RecordDict, weight: float) -> None:
+        """Add one site's weights."""
+        self._mean.add(decode(_record(content, ARRAYS), self._schema), weight)
+
+    def settle(self) -> ArrayRecord:
+        """The mean model."""
+        return encode(self._mean.result())
+
+
+@final
+class GradientStep:
+    """v <- m v + sum_k c_k g_k / sum_k c_k;  w <- w - lr v.  Buffers (BatchNorm's statistics) are averaged."""
+
+    def __init__(self, lr: float, momentum: float) -> None:
+        if not lr > 0:
+            raise ValueError(f"lr must be > 0, not {lr}")
+        if not 0 <= momentum < 1:
+            raise ValueError(f"momentum must be in [0, 1), not {momentum}")
+        self._lr, self._momentum = lr, momentum
+        self._velocity: dict[str, Tensor] = {}
+
+    def begin(self, sent: ArrayRecord) -> None:
+        """Remember the weights that the gradients belong to."""
+        self._schema, self._weights = schema_of(sent), decode(sent)
+        self._gradient, self._buffers = WeightedMean(), WeightedMean()
+
+    def take(self, content: RecordDict, weight: float) -> None:
+        """Add one site's gradient and buffers; together they cover every tensor that was sent."""
+        record = _record(content, GRADIENTS)
+        gradient = decode(record, {k: form for k, form in self._schema.items() if k in record} or self._schema)
+        rest = {name: form for name, form in self._schema.items() if name not in gradient}
+        buffers = decode(_record(content, BUFFERS), rest) if rest else {}
+        if self._gradient.count and gradient.keys() != self._names:
+            raise BadUpdate("its gradients name other tensors than those of the sites before it")
+        self._names = gradient.keys()
+        self._gradient.add(gradient, weight)
+        self._buffers.add(buffers, weight)
+
+    @torch.no_grad()
+    def settle(self) -> ArrayRecord:
+        """The weights after one step along the mean gradient."""
+        step = self._gradient.result()
+        if self._momentum:
+            for name, gradient in step.items():
+                if name in self._velocity:
+                    gradient.add_(self._velocity[name], alpha=self._momentum)
+            self._velocity = step
+        moved = {name: self._weights[name] - self._lr * gradient for name, gradient in step.items()}
+        after = {**moved, **self._buffers.result()}
+        return encode({name: after[name] for name in self._schema})
+
+    def state(self) -> dict[str, Tensor]:
+        """The velocity."""
+        return dict(self._velocity)
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Take the velocity back."""
+        self._velocity = dict(state)
+
+
+@final
+class Nothing(_Stateless):
+    """Sites exchange nothing."""
+
+    def begin(self, sent: ArrayRecord) -> None:
+        """Nothing to prepare."""
+
+    def take(self, content: RecordDict, weight: float) -> None:
+        """Only metrics arrive."""
+
+    def settle(self) -> None:
+        """The server holds no model."""
+
+
+def _record(content: RecordDict, key: str) -> ArrayRecord:
+    if key not in content.array_records:
+        raise BadUpdate(f"the reply has no {key!r} record")
+    return content.array_records[key]
