@@ -1,1 +1,7 @@
 """Datasets, how they are dealt to sites, and what the sites then hold."""
+
+from fl_distill.data.augment import Augment, augment
+from fl_distill.data.federate import federate
+from fl_distill.data.types import Federation, Site, Source, Split
+
+__all__ = ["Augment", "Federation", "Site", "Source", "Split", "augment", "federate"]

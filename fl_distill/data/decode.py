@@ -68,7 +68,8 @@ def _one(
     channels, height, width = shape
     try:
         image: Image.Image = Image.open(io.BytesIO(read(index)))
-        image = image.convert("L" if channels == 1 else "RGB")
+        wanted = "L" if channels == 1 else "RGB"
+        image = image if image.mode == wanted else image.convert(wanted)
         if resize and image.size != (width, height):
             image = image.resize((width, height), Image.Resampling.BILINEAR)
         pixels = np.asarray(image)

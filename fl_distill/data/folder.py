@@ -9,6 +9,7 @@ import torch
 
 from fl_distill.data import cache
 from fl_distill.data.augment import Augment, as_augment
+from fl_distill.data.checks import check_path
 from fl_distill.data.decode import decode
 from fl_distill.data.images import Decoded, Size, as_size, check_channels, remembered
 from fl_distill.data.pixels import PerChannel, Pixels, per_channel
@@ -35,8 +36,7 @@ class ImageFolder:
     augment: Augment | Mapping[str, Any] = field(default_factory=Augment)
 
     def __post_init__(self) -> None:
-        if not self.path:
-            raise ValueError("dataset.path must name a folder of images, got nothing")
+        check_path(self.path)
         if self.size is None:
             raise ValueError("size must be one whole number of pixels or [height, width], got null")
         as_size(self.size)

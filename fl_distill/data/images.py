@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fl_distill.data import cache
 from fl_distill.data.augment import Augment, as_augment
+from fl_distill.data.checks import as_names, check_path
 from fl_distill.data.decode import decode
 from fl_distill.data.hub import read_hub
 from fl_distill.data.parquet import Rows, read_parquet
@@ -35,7 +36,7 @@ class ImageTable:
 
     path: str | None = None
     hub: str | None = None
-    name: str = "images"
+    name: str | None = None
     image_column: str | None = None
     label_column: str | None = None
     classes: Sequence[str] | None = None
@@ -47,9 +48,11 @@ class ImageTable:
 
     def __post_init__(self) -> None:
         if not self.path and not self.hub:
-            raise ValueError(f"dataset {self.name}: expected a path or a hub name, got neither")
+            raise ValueError(f"dataset {self._title}: expected a path or a hub name, got neither")
+        if self.path is not None:
+            check_path(self.path)
         if self.classes is not None:
-            object.__setattr__(self, "classes", tuple(str(name) for name in self.classes))
+            object.__setattr__(self, "classes", as_names(self.classes, "classes"))
         as_augment(self.augment)
         as_size(self.size)
         check_channels(self.channels)
@@ -62,18 +65,22 @@ class ImageTable:
             train, test, classes = self._local(folder)
         elif self.hub is None:
             raise DataError(
-                f"{self.name}: expected a folder of parquet files at {folder}, found none; "
+                f"{self._title}: expected a folder of parquet files at {folder}, found none; "
                 "set dataset.path, or FL_DISTILL_DATA to the folder that holds your datasets"
             )
         else:
             missing = (
-                f"{self.name}: there is no folder {folder}" if folder else f"{self.name}: no path is set"
+                f"{self._title}: there is no folder {folder}" if folder else f"{self._title}: no path is set"
             )
             train, test, classes = self._decode(
                 read_hub(self.hub, self.image_column, self.label_column, missing)
             )
         encoder = Pixels(per_channel(self.mean, "mean"), per_channel(self.std, "std"))
         return Source(train, test, classes, encoder, augment=as_augment(self.augment))
+
+    @property
+    def _title(self) -> str:
+        return self.name or self.hub or str(self.path)
 
     def _local(self, folder: Path) -> "Decoded":
         files = {split: sorted(folder.rglob(f"{split}*.parquet")) for split in ("train", "test")}

@@ -10,6 +10,7 @@ import torch
 
 from fl_distill.data.augment import Augment, as_augment
 from fl_distill.data.cells import Frame, category, codes, levels, numbers, read_csv
+from fl_distill.data.checks import as_names, check_path
 from fl_distill.data.columns import STANDARDISE, Columns
 from fl_distill.data.moments import Column
 from fl_distill.data.types import Source, Split
@@ -47,8 +48,11 @@ class Table:
     augment: Augment | Mapping[str, Any] = field(default_factory=Augment)
 
     def __post_init__(self) -> None:
-        if not self.path:
-            raise ValueError("dataset.path must name a CSV file, a folder of them or a list, got nothing")
+        for path in [self.path] if isinstance(self.path, str) else as_names(self.path, "path") or [""]:
+            check_path(path)
+        for name in ("numeric", "categorical", "header", "classes", "missing", "zero_missing"):
+            if getattr(self, name) is not None:
+                as_names(getattr(self, name), name)
         if self.standardise not in STANDARDISE:
             raise ValueError(f"standardise must be one of {', '.join(STANDARDISE)}, got {self.standardise!r}")
         if self.threshold is not None and self.labels is not None:
