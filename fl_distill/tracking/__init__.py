@@ -1,1 +1,22 @@
-"""tracking"""
+"""Observers of a run: console, JSON lines, plots and report, Weights & Biases."""
+
+from .defaults import default_observers
+from .jsonl import RoundLog, read, write_json_atomic, write_summary
+from .observer import Observer, Observers, Row, RunInfo, SiteInfo, Status, Summary
+from .sweep import sweep_table
+
+__all__ = [
+    "Observer",
+    "Observers",
+    "RoundLog",
+    "Row",
+    "RunInfo",
+    "SiteInfo",
+    "Status",
+    "Summary",
+    "default_observers",
+    "read",
+    "sweep_table",
+    "write_json_atomic",
+    "write_summary",
+]

@@ -1,0 +1,59 @@
+"""The look of all pictures: one size, quiet axes, colours that colour-blind readers tell apart (Okabe and Ito)."""
+
+from pathlib import Path
+from typing import Any
+
+BLUE, ORANGE, GREEN, GREY = "#0072B2", "#E69F00", "#009E73", "#555555"
+FEW_SITES = 32
+"""Up to here every site is written with its name."""
+
+
+def figure(height: float = 4.5) -> tuple[Any, Any]:
+    """A figure of 8 by `height` inches and its axes, made without pyplot."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    picture = Figure(figsize=(8.0, height), dpi=144, layout="constrained", facecolor="white")
+    FigureCanvasAgg(picture)
+    axes = picture.add_subplot()
+    axes.set_axisbelow(True)
+    axes.grid(visible=True, color="#E4E4E4", lw=0.8)
+    axes.tick_params(labelsize=9, colors=GREY, length=0)
+    frame(axes)
+    return picture, axes
+
+
+def frame(axes: Any, *, left: bool = True, bottom: bool = True) -> None:
+    """Show only the sides of the frame that carry an axis."""
+    for side, shown in (("left", left), ("bottom", bottom), ("top", False), ("right", False)):
+        axes.spines[side].set_visible(shown)
+        axes.spines[side].set_color("#BBBBBB")
+
+
+def fraction_axis(axis: Any) -> None:
+    """Write accuracies as percentages, with decimals only where the range is narrow."""
+    from matplotlib.ticker import PercentFormatter
+
+    axis.set_major_formatter(PercentFormatter(1.0))
+
+
+def write_title(axes: Any, title: str) -> None:
+    """A title at the left, above room for the legend."""
+    axes.set_title(title, loc="left", fontsize=12, fontweight="bold", color="#222222", pad=26)
+
+
+def legend(axes: Any) -> None:
+    """The names of the lines in one row between the title and the picture, never over the data."""
+    handles, names = axes.get_legend_handles_labels()
+    shown = axes.legend(
+        handles, names, loc="lower left", bbox_to_anchor=(-0.01, 1.0), ncols=4, frameon=False, fontsize=8,
+        borderaxespad=0.2, handlelength=1.4, columnspacing=1.4,
+    )  # fmt: skip
+    for label in shown.get_texts():
+        label.set_color(GREY)
+
+
+def save(picture: Any, path: Path) -> Path:
+    """Write a PNG without the time of writing, so that the same rows give the same bytes."""
+    picture.savefig(path, metadata={"Software": None})
+    return path
