@@ -1,4 +1,4 @@
-"""The look of all pictures: one size, quiet axes, colours that colour-blind readers tell apart (Okabe and Ito)."""
+"""The look of all pictures: quiet axes, and colours that colour-blind readers tell apart (Okabe, Ito)."""
 
 from pathlib import Path
 from typing import Any
@@ -30,16 +30,31 @@ def frame(axes: Any, *, left: bool = True, bottom: bool = True) -> None:
         axes.spines[side].set_color("#BBBBBB")
 
 
-def fraction_axis(axis: Any) -> None:
-    """Write accuracies as percentages, with decimals only where the range is narrow."""
+def percent_axis(axis: Any) -> None:
+    """Write fractions as percentages, with decimals only where the range is narrow."""
     from matplotlib.ticker import PercentFormatter
 
     axis.set_major_formatter(PercentFormatter(1.0))
 
 
-def write_title(axes: Any, title: str) -> None:
-    """A title at the left, above room for the legend."""
-    axes.set_title(title, loc="left", fontsize=12, fontweight="bold", color="#222222", pad=26)
+def accuracy_limits(low: float, high: float) -> tuple[float, float]:
+    """Limits around accuracies, within 0 and 1 and at least a tenth wide: noise must not look like news."""
+    middle, half = (low + high) / 2, max((high - low) / 2 * 1.08, 0.05)
+    return max(0.0, min(middle - half, 0.9)), min(1.0, max(middle + half, 0.1)) + 0.004
+
+
+def round_axis(axis: Any, first: int, last: int) -> None:
+    """Whole rounds only, from the first to the last."""
+    from matplotlib.ticker import MaxNLocator
+
+    axis.set_major_locator(MaxNLocator(integer=True, nbins=10, min_n_ticks=1))
+    margin = 0.02 * (last - first) or 0.5
+    axis.axes.set_xlim(first - margin, last + margin)
+
+
+def write_title(axes: Any, title: str, room: int = 26) -> None:
+    """A title at the left, with room for the legend (in points) below it."""
+    axes.set_title(title, loc="left", fontsize=12, fontweight="bold", color="#222222", pad=room)
 
 
 def legend(axes: Any) -> None:

@@ -11,20 +11,16 @@ from ..errors import ConfigError
 from .observer import Row, Summary
 from .text import natural
 
-ROUND_KEYS = (
-    "round wall_s bytes_up bytes_down test_accuracy local_accuracy server_accuracy failures sites".split()
-)
-SITE_KEYS = "model examples loss test_accuracy local_accuracy bytes_up bytes_down".split()
-SUMMARY_KEYS = (
-    "strategy rounds seed version status wall_s bytes_up bytes_down test_accuracy local_accuracy "
-    "server_accuracy selected sites".split()
-)
+_TOTALS = ("wall_s", "bytes_up", "bytes_down", "test_accuracy", "local_accuracy", "server_accuracy")
+ROUND_KEYS = ("round", *_TOTALS, "failures", "sites")
+SITE_KEYS = ("model", "examples", "loss", "test_accuracy", "local_accuracy", "bytes_up", "bytes_down")
+SUMMARY_KEYS = ("strategy", "rounds", "seed", "version", "status", *_TOTALS, "selected", "sites")
 _LAST = ("failures", "sites")
 
 
 @final
 class RoundLog:
-    """Writes `folder/rounds.jsonl`, one flushed and synced line a round; every disk error reaches the caller."""
+    """Writes `folder/rounds.jsonl`, a synced line a round; every disk error reaches the caller."""
 
     def __init__(self, folder: Path | str) -> None:
         self.path = Path(folder) / "rounds.jsonl"
@@ -58,7 +54,7 @@ def read(folder: Path | str) -> list[Row]:
 
 
 def write_json_atomic(path: Path | str, obj: Any) -> None:
-    """Write strict JSON (NaN and infinities become null) so that `path` holds the old or the new text, never a part."""
+    """Write strict JSON (NaN and infinities become null); `path` holds the old text or the new."""
     text = json.dumps(strict(obj), allow_nan=False, indent=2) + "\n"
     _replace(Path(path), text.encode())
 
@@ -69,7 +65,7 @@ def write_summary(folder: Path | str, summary: Summary) -> None:
 
 
 def strict(value: Any) -> Any:
-    """`value` in JSON's own types: numbers of other libraries unboxed, paths as text, NaN and infinities as None."""
+    """`value` in JSON's own types: foreign numbers unboxed, paths as text, NaN and infinities as None."""
     if isinstance(value, Mapping):
         return {str(key): strict(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -115,7 +111,7 @@ def _torn(path: Path) -> bool:
 
 
 def _lines(path: Path) -> Iterator[bytes]:
-    """The lines that hold a round. Only the last may be damaged: a killed process leaves nothing else behind."""
+    """The lines that hold a round. Only the last may be damaged: that is all a killed process leaves."""
     lines = path.read_bytes().split(b"\n")
     while lines and not lines[-1].strip():
         lines.pop()

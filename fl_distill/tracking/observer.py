@@ -20,7 +20,7 @@ Status = Literal["finished", "stopped", "interrupted", "failed"]
 
 @dataclass(frozen=True)
 class SiteInfo:
-    """What is known of a site before the first round; `label_counts[c]` counts its training examples of class c."""
+    """What is known of a site before the first round; `label_counts[c]` counts its examples of class c."""
 
     model: str
     examples: int
@@ -69,7 +69,7 @@ class Observer(ABC):  # noqa: B024  (nothing is compulsory: override what you wa
 
 @final
 class Observers(Observer):
-    """Many observers as one: one that raises is reported on `stream` (stderr), closed and left out from then on."""
+    """Many observers as one: one that raises is reported on `stream` (stderr), closed and left out."""
 
     def __init__(self, observers: Iterable[Observer], stream: TextIO | None = None) -> None:
         self._live = list(observers)

@@ -11,10 +11,12 @@ from .canvas import (
     GREEN,
     GREY,
     ORANGE,
+    accuracy_limits,
     figure,
     frame,
-    fraction_axis,
     legend,
+    percent_axis,
+    round_axis,
     save,
     write_title,
 )
@@ -30,7 +32,7 @@ _LINES = (
 def draw(folder: Path, rows: Sequence[Row], run: RunInfo) -> list[Path]:
     """Write every picture that the rows allow into `folder`; returns their paths.
 
-    `accuracy` by round and by megabyte, `sites` (each site's newest accuracies) and `labels` (who holds what).
+    `accuracy` by round and by megabyte, `sites` (each one's newest accuracies), `labels` (who holds what).
     """
     folder.mkdir(parents=True, exist_ok=True)
     made = [save(picture, folder / f"{name}.png") for name, picture in _pictures(rows, run) if picture]
@@ -63,9 +65,11 @@ def by_megabyte(rows: Sequence[Row]) -> Any:
 
 
 def by_site(rows: Sequence[Row]) -> Any:
-    """Each site's newest accuracies: bars by name for a few sites, a sorted outline for many; None without any."""
+    """Each site's newest accuracies: bars by name for a few, a sorted outline for many; None without any."""
     newest = newest_sites(rows)
     kinds = [line for line in _LINES[1:] if any(site.get(line[0]) is not None for site in newest.values())]
+    if len(kinds) == 2 and len({site.get("test_accuracy") for site in newest.values()}) == 1:
+        kinds = kinds[1:]  # all sites hold one model: its accuracy on the test set tells them not apart
     if not kinds:
         return None
     draw_on: Callable[[Any, dict[str, Any], Sequence[tuple[str, str, str]]], None]
@@ -93,7 +97,7 @@ def labels(run: RunInfo) -> Any:
     _name_cells(axes, names, run.classes, depth)
     if len(names) * depth <= 200:
         _write_counts(axes, columns)
-    write_title(axes, "Training examples by site and class")
+    write_title(axes, "Training examples by site and class", room=10)
     return picture
 
 
@@ -119,10 +123,11 @@ def _curves(rows: Sequence[Row], at: Sequence[float], title: str, axis: str, *, 
         points = [(x, row[key]) for x, row in zip(at, rows, strict=True) if row[key] is not None]
         marker = "o" if len(points) <= 25 else ""
         axes.plot(*zip(*points, strict=True), color=colour, label=label, lw=2, marker=marker, ms=4)
-    fraction_axis(axes.yaxis)
+    percent_axis(axes.yaxis)
     axes.set_xlabel(axis, fontsize=9, color=GREY)
     if whole:
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        round_axis(axes.xaxis, rows[0]["round"], rows[-1]["round"])
+    axes.set_ylim(accuracy_limits(*axes.dataLim.intervaly))
     write_title(axes, title)
     legend(axes)
     return picture
@@ -156,8 +161,8 @@ def _bars(axes: Any, newest: dict[str, Any], kinds: Sequence[tuple[str, str, str
     axes.set_ylim(len(newest) - 0.4, -0.6)
     axes.grid(visible=False, axis="y")
     frame(axes, left=False)
-    axes.set_xlim(0, 1)
-    fraction_axis(axes.xaxis)
+    axes.set_xlim(0, 1.004)
+    percent_axis(axes.xaxis)
 
 
 def _outline(axes: Any, newest: dict[str, Any], kinds: Sequence[tuple[str, str, str]]) -> None:
@@ -175,8 +180,8 @@ def _outline(axes: Any, newest: dict[str, Any], kinds: Sequence[tuple[str, str, 
     for key, label, colour in others:
         axes.plot(range(len(order)), [s.get(key) for s in order], "o", ms=3, color=colour, label=_own(label))
     axes.set_xlim(-0.5, len(order) - 0.5)
-    axes.set_ylim(0, 1)
-    fraction_axis(axes.yaxis)
+    axes.set_ylim(0, 1.004)
+    percent_axis(axes.yaxis)
     axes.set_xlabel(f"{len(order)} sites, from worst to best", fontsize=9, color=GREY)
 
 

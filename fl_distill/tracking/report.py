@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
-from typing import Any, final
+from typing import final
 
 from . import text
 from .jsonl import read, strict
@@ -14,7 +14,8 @@ from .plots import draw, newest_sites
 
 _STYLE = """
 :root { color-scheme: light }
-body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 60rem; margin: 2.5rem auto; padding: 0 1rem }
+body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 60rem }
+body { margin: 2.5rem auto; padding: 0 1rem }
 h1 { font-size: 1.6rem; margin-bottom: .2rem } h2 { font-size: 1.15rem; margin: 2.2rem 0 .6rem }
 .sub { color: #666 } .bad { color: #b3261e } img { max-width: 100%; display: block; margin: 1rem 0 }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums } .wide { overflow-x: auto }
@@ -80,7 +81,8 @@ def _subtitle(run: RunInfo, summary: Summary, status: str) -> str:
     facts.append(f"fl-distill {summary.get('version', '')}".strip())
     reason = f": {summary['reason']}" if summary.get("reason") else ""
     kind = "sub" if status == "finished" else "sub bad"
-    return f'<p class="{kind}">{escape(text.clean(f"{status}{reason}"))} · {escape(text.clean(" · ".join(facts)))}</p>'
+    line = escape(text.clean(f"{status}{reason} · {' · '.join(facts)}"))
+    return f'<p class="{kind}">{line}</p>'
 
 
 def _cards(summary: Summary) -> str:

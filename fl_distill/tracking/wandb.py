@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Literal, final
 from urllib.parse import urlsplit
 
 from . import text
@@ -25,7 +25,7 @@ _SITE_KEYS = ("loss", "test_accuracy", "local_accuracy", "bytes_up", "bytes_down
 class WandbObserver(Observer):
     """Logs rounds, the summary, plots and final models to W&B, with files in the run's own `wandb` folder.
 
-    Environment variables of W&B keep their meaning; `WANDB_MODE=online` without a key is offline, not a prompt.
+    W&B's environment variables keep their meaning, but `WANDB_MODE=online` without a key means offline.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class WandbObserver(Observer):
             self._run.log(history(row))
 
     def finished(self, summary: Summary, status: Status) -> None:
-        """Store the summary and files, then end the run: exit code 0 only for a run that did all it should."""
+        """Store the summary and files, then end the run, with exit code 0 if it did all it should."""
         if self._run is None or self._info is None:
             return
         code = 0 if status == "finished" else 1
@@ -86,7 +86,9 @@ class WandbObserver(Observer):
         import wandb
 
         if self._failures:
-            rows = [[number, text.clean(site), text.clean(why)] for number, site, why in self._failures]
+            rows: list[Any] = [
+                [number, text.clean(site), text.clean(why)] for number, site, why in self._failures
+            ]
             self._run.log({"failures_table": wandb.Table(columns=["round", "site", "reason"], data=rows)})
 
     def _end(self, code: int) -> None:
@@ -96,7 +98,7 @@ class WandbObserver(Observer):
 
 
 def history(row: Row) -> dict[str, Any]:
-    """A row as flat W&B keys, without what was not measured: `sites/<name>/local_accuracy`, `failures` as a count."""
+    """What was measured, as flat W&B keys: `sites/<name>/local_accuracy`, `failures` as a count."""
     plain = strict(row)
     flat = {key: value for key, value in plain.items() if key not in ("sites", "failures")}
     flat |= {"failures": len(plain["failures"]), "loss": text.mean_loss(plain)}
@@ -151,7 +153,7 @@ def _open(run: RunInfo, known: str, place: Mapping[str, Any]) -> Any:
     return opened
 
 
-def _mode(base_url: str) -> str:
+def _mode(base_url: str) -> Literal["online", "offline", "disabled"]:
     asked = os.environ.get("WANDB_MODE", "").strip().lower()
     if asked in ("offline", "dryrun"):
         return "offline"
