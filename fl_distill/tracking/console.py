@@ -116,7 +116,8 @@ class ConsoleObserver(Observer):
         if self._view is None or self._run is None:
             return
         self._view.close()
-        self._view.say(f"{status} {_after(summary)}")
+        why = f" ({text.clean(summary['reason'])})" if status == "finished" and summary.get("reason") else ""
+        self._view.say(f"{status}{why} {_after(summary)}")
         self._view.table(_results(summary))
         models = text.by_model(summary.get("sites") or {})
         if len(models) > 1:
