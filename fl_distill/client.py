@@ -96,9 +96,7 @@ class Client:
         # Dropout draws from torch's global generator: give it this site's and round's stream.
         torch.manual_seed(derive(self.seed, "dropout", self.site.name, task.round))
         order = generator(self.seed, "fit", self.site.name, task.round)
-        done = fit(
-            self.model, self.site.train, self.settings, order, terms=terms, augment=self.augment, work=task.work
-        )
+        done = fit(self.model, self.site.train, self.settings, order, terms=terms, augment=self.augment, work=task.work)
         return {"num-examples": done.examples, "train-loss": done.loss, "steps": done.steps, "work": task.work}
 
     def _scores(self, own_model: bool = False) -> Scalars:

@@ -49,8 +49,7 @@ class Collector:
             message.metadata.ttl = self.timeout_s  # what nobody waits for any more must not be worked on
         ids = list(grid.push_messages(messages))
         waiting = {
-            key: (message.metadata.dst_node_id, sizes.of(message))
-            for key, message in zip(ids, messages, strict=True)
+            key: (message.metadata.dst_node_id, sizes.of(message)) for key, message in zip(ids, messages, strict=True)
         }
         deadline, good, pause = time.monotonic() + self.timeout_s, 0, 0.001
         while waiting and time.monotonic() < deadline:
@@ -103,4 +102,3 @@ class _Sizes:
         if key not in self._known:
             self._known[key] = payload_bytes(message.content)
         return self._known[key]
-

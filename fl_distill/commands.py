@@ -30,6 +30,7 @@ def single(overrides: Sequence[str], config_dir: str | None) -> None:
     """One run, new or resumed."""
     from .runtime.start import run
 
+    overrides = [_quoted(text) for text in overrides]
     config, places = composed(overrides, config_dir)
     if config["resume"]:
         folder = Path(config["resume"])
@@ -103,6 +104,15 @@ def _resumed(folder: Path, overrides: Sequence[str], asked: Config) -> Config:
     if faults:
         raise ConfigError(faults)
     return saved
+
+
+def _quoted(text: str) -> str:
+    """A folder is a folder, whatever characters of Hydra's grammar its name holds."""
+    key, _, value = text.partition("=")
+    if key not in ("resume", "hydra.run.dir") or value[:1] in ("", "'", '"') or "$" in value or value == "null":
+        return text
+    escaped = value.replace("'", "\\'")
+    return f"{key}='{escaped}'"
 
 
 def _at(config: Config, key: str) -> Any:

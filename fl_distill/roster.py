@@ -1,7 +1,7 @@
 """Who takes part: which node is which site, asked once of every node that appears."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
@@ -103,7 +103,7 @@ class Roster:
         if missing := [key for key in ("name", "version", "model", "classes", "label-counts") if key not in about]:
             return f"it did not say its {', '.join(missing)}; is it running fl-distill {__version__}?"
         if about["version"] != __version__:
-            return f"it runs fl-distill {about['version']}, the server {__version__}: install the same version"
+            return f"it runs fl-distill {about['version']!s}, the server {__version__}: install the same version"
         if tuple(map(str, _items(about["classes"]))) != self._classes:
             return f"its classes are {_items(about['classes'])}, the server's {list(self._classes)}"
         known = self._members.get(str(about["name"]))
@@ -111,4 +111,4 @@ class Roster:
 
 
 def _items(value: object) -> list[object]:
-    return list(value) if isinstance(value, Iterable) and not isinstance(value, str | bytes) else [value]
+    return list(value) if isinstance(value, list | tuple) else [value]

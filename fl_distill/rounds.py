@@ -89,9 +89,7 @@ class Rounds:
             row["failures"] |= {name: "straggler: it did not finish its work in time (simulated)" for name in slow}
             asked = [member for member in asked if member.name not in slow]
         score = not self._shared_model or progress.open is not None
-        config = ConfigRecord(
-            {"score": score and self._scores_due(number), "needed-from": self._saved_round}
-        )
+        config = ConfigRecord({"score": score and self._scores_due(number), "needed-from": self._saved_round})
         view = Asked(self._grid, [member.node for member in asked])
         messages = list(self._strategy.configure_train(number, progress.arrays, config, view))
         _slow_down(messages, {m.node: slow[m.name] for m in asked if m.name in slow})
@@ -129,7 +127,12 @@ class Rounds:
         return sample(members, policy.fraction, policy.min_sites, self._e.seed, number), open_row(number)
 
     def _replies(
-        self, number: int, messages: Sequence[Message], members: Mapping[int, Member], row: Row, told: dict[str, Metrics]
+        self,
+        number: int,
+        messages: Sequence[Message],
+        members: Mapping[int, Member],
+        row: Row,
+        told: dict[str, Metrics],
     ) -> Iterator[Message]:
         """Usable replies in site order; the others become failures of `row`."""
         arriving = self._collector.collect(self._grid, messages)
@@ -171,9 +174,7 @@ class Rounds:
 
     # ------------------------------------------------------------ rows and their ends
 
-    def _close_previous(
-        self, progress: Progress, told: Mapping[str, Metrics], members: Mapping[int, Member]
-    ) -> None:
+    def _close_previous(self, progress: Progress, told: Mapping[str, Metrics], members: Mapping[int, Member]) -> None:
         row = progress.open
         if row is None:
             return

@@ -55,7 +55,9 @@ def add_scores(row: Row, scores: Mapping[str, Mapping[str, Any]], shared: float 
     entries = row["sites"].values()
     row["test_accuracy"] = shared if shared is not None else mean(e["test_accuracy"] for e in entries)
     row["local_accuracy"] = mean(e["local_accuracy"] for e in entries)
-    held = [(finite(n.get("score-validation-accuracy")), n.get("score-validation-examples", 0)) for n in scores.values()]
+    held = [
+        (finite(n.get("score-validation-accuracy")), n.get("score-validation-examples", 0)) for n in scores.values()
+    ]
     total = sum(count for accuracy, count in held if accuracy is not None)
     if total:
         row["validation_accuracy"] = sum(a * count for a, count in held if a is not None) / total

@@ -20,13 +20,22 @@ from .roster import Member, Roster
 from .rounds import Hooks, Progress, Rounds
 from .rows import Row, finite
 from .store import SiteStore
+from .strategies import SiteStrategy
 from .targets import call
-from .tracking import Observer, Observers, RoundLog, RunInfo, default_observers, write_json_atomic, write_summary
+from .tracking import (
+    Observer,
+    Observers,
+    RoundLog,
+    RunInfo,
+    SiteInfo,
+    Status,
+    default_observers,
+    write_json_atomic,
+    write_summary,
+)
 from .workplace import Workplace, workplace
 
 Summary = dict[str, Any]
-JOIN_S = 120.0
-"""How long a run waits for its sites before it starts with those that are there."""
 
 
 def _never() -> None:
@@ -51,7 +60,7 @@ class _Server:
     ) -> None:
         e = place.experiment
         self._grid, self._place, self._e, self._stop = grid, place, e, check_stop
-        self._strategy = call(e.strategy)
+        self._strategy: SiteStrategy = call(e.strategy)
         self._collector = Collector(e.collect.timeout_s, e.collect.grace_s, e.collect.min_results, poll_s, check_stop)
         self._roster = Roster(grid, self._collector, place.federation.classes)
         self._checkpoints = Checkpoints(place.folder / "checkpoints", e.checkpoint.keep)
@@ -63,11 +72,12 @@ class _Server:
         e = self._e
         progress = self._start()
         wanted = len(self._place.federation.names)
-        self._roster.wait_for(wanted, e.collect.min_sites, JOIN_S, self._stop)
+        self._roster.wait_for(wanted, e.collect.min_sites, e.collect.join_s, self._stop)
         self._observers = self._observe()
         hooks = Hooks(self._score, self._closed, self._save, self._observers.site_replied)
         rounds = Rounds(e, self._strategy, self._grid, self._roster, self._collector, hooks)
-        status, reason = "failed", ""
+        status: Status = "failed"
+        reason = ""
         try:
             reason, status = rounds.run(progress), "finished"
             self._keep_models(progress)
@@ -154,9 +164,9 @@ class _Server:
         self._observers.round_done(row)
 
     def _save(self, progress: Progress) -> None:
-        notes = {
-            key: getattr(progress, key) for key in ("open", "best", "stale", "totals", "logged", "last")
-        } | {"trackers": self._observers.state()}
+        notes = {key: getattr(progress, key) for key in ("open", "best", "stale", "totals", "logged", "last")} | {
+            "trackers": self._observers.state()
+        }
         best = progress.best_arrays
         self._checkpoints.save(
             Saved(
@@ -201,7 +211,7 @@ class _Server:
             "sites": last.get("sites", {}),
         }
 
-    def _finish(self, summary: Summary, status: str) -> None:
+    def _finish(self, summary: Summary, status: Status) -> None:
         try:
             write_summary(self._place.folder, summary)
         except OSError as error:
@@ -210,9 +220,7 @@ class _Server:
         self._observers.close()
 
 
-def _site_info(member: Member) -> Any:
-    from .tracking import SiteInfo
-
+def _site_info(member: Member) -> SiteInfo:
     return SiteInfo(member.model, member.examples, member.label_counts)
 
 

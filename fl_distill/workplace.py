@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .models.build import build, faults
 from .config import Experiment, typed
 from .data.federate import federate
 from .data.types import Federation, Site
 from .errors import ConfigError
+from .models.build import build, faults
 from .seeds import derive
 from .targets import call, nearest
 

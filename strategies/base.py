@@ -55,9 +55,7 @@ class SiteStrategy(Strategy, ABC):
     has_server_model: ClassVar[bool] = True
     """Whether the server holds a model that sites receive and would deploy."""
 
-    def __init__(
-        self, combine: Combiner, *, weight: str = "examples", fraction: float = 1.0, seed: int = 0
-    ) -> None:
+    def __init__(self, combine: Combiner, *, weight: str = "examples", fraction: float = 1.0, seed: int = 0) -> None:
         if not 0 < fraction <= 1:
             raise ValueError(f"fraction must be in (0, 1], not {fraction}")
         if weight not in WEIGHTS:

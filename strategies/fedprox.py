@@ -18,9 +18,7 @@ class FedProx(SiteStrategy):
 
     partial_work: ClassVar[bool] = True
 
-    def __init__(
-        self, *, mu: float = 0.01, weight: str = "examples", fraction: float = 1.0, seed: int = 0
-    ) -> None:
+    def __init__(self, *, mu: float = 0.01, weight: str = "examples", fraction: float = 1.0, seed: int = 0) -> None:
         if not 0 <= mu < float("inf"):
             raise ValueError(f"mu must be a finite number >= 0, not {mu}")
         super().__init__(WeightAverage(), weight=weight, fraction=fraction, seed=seed)

@@ -41,9 +41,7 @@ def test_every_dtype_and_shape_comes_back_bit_for_bit(what: dict[str, tuple[tupl
 
 
 @given(shapes, st.sampled_from([d for d in DTYPES if d != torch.bfloat16]))
-def test_flower_reads_what_we_write_and_we_read_what_flower_writes(
-    shape: tuple[int, ...], dtype: torch.dtype
-) -> None:
+def test_flower_reads_what_we_write_and_we_read_what_flower_writes(shape: tuple[int, ...], dtype: torch.dtype) -> None:
     original = tensor(shape, dtype)
     assert np.array_equal(encode({"x": original})["x"].numpy(), original.numpy())
     assert torch.equal(decode(ArrayRecord({"x": Array(original.numpy())}))["x"], original)
@@ -56,7 +54,12 @@ def test_transposed_and_sliced_tensors_travel_in_their_logical_order() -> None:
 
 
 def record(**change: object) -> ArrayRecord:
-    whole = {"dtype": "float32", "shape": (2,), "stype": "numpy.ndarray", "data": encode({"x": torch.ones(2)})["x"].data}
+    whole = {
+        "dtype": "float32",
+        "shape": (2,),
+        "stype": "numpy.ndarray",
+        "data": encode({"x": torch.ones(2)})["x"].data,
+    }
     return ArrayRecord({"x": Array(**{**whole, **change})})  # type: ignore[arg-type]
 
 
@@ -111,7 +114,11 @@ def test_unsupported_dtypes_are_named() -> None:
 def test_payload_counts_what_is_in_the_records() -> None:
     arrays = encode({"weight": torch.ones(10)})
     content = RecordDict(
-        {"arrays": arrays, "m": MetricRecord({"loss": 0.5}), "c": ConfigRecord({"name": "ab", "k": [1, 2], "raw": b"xyz"})}
+        {
+            "arrays": arrays,
+            "m": MetricRecord({"loss": 0.5}),
+            "c": ConfigRecord({"name": "ab", "k": [1, 2], "raw": b"xyz"}),
+        }
     )
     assert payload_bytes(content) == len("weight") + len(arrays["weight"].data) + 4 + 8 + 4 + 2 + 1 + 16 + 3 + 3
     assert schema_of(arrays) == {"weight": Form((10,), "float32")}

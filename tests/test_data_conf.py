@@ -49,13 +49,9 @@ def test_every_partition_file_makes_a_partition() -> None:
     ("name", "partition", "sites", "shape"),
     [("heart_disease", "natural", 4, (35,)), ("german_credit", "dirichlet", 5, (61,))],
 )
-def test_real_tables_through_their_files(
-    name: str, partition: str, sites: int, shape: tuple[int, ...]
-) -> None:
+def test_real_tables_through_their_files(name: str, partition: str, sites: int, shape: tuple[int, ...]) -> None:
     source = instantiate(OmegaConf.load(CONF / f"dataset/{name}.yaml")).load()
-    federation = federate(
-        source, PARTITIONS[partition], sites=5, seed=0, validation=0.1, test=0.1, public=0.1
-    )
+    federation = federate(source, PARTITIONS[partition], sites=5, seed=0, validation=0.1, test=0.1, public=0.1)
     assert len(federation) == sites
     assert federation.input_shape == shape
     assert len(federation.classes) == 2

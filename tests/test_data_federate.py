@@ -78,9 +78,7 @@ def test_every_row_lands_in_exactly_one_place(data: st.DataObject) -> None:
 class _Thirds:
     """A partition of the user's own: up to three sites, in turn."""
 
-    def __call__(
-        self, labels: np.ndarray, owners: tuple[str, ...] | None, sites: int, seed: int
-    ) -> list[np.ndarray]:
+    def __call__(self, labels: np.ndarray, owners: tuple[str, ...] | None, sites: int, seed: int) -> list[np.ndarray]:
         count = min(3, len(labels))
         return [np.arange(start, len(labels), count) for start in range(count)]
 

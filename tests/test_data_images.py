@@ -95,9 +95,7 @@ def test_a_changed_file_is_decoded_again(tmp_path: Path) -> None:
     assert len(ImageTable(str(tmp_path / "set")).load().train) == 6
 
 
-@pytest.mark.parametrize(
-    "spoil", [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: data[::-1]]
-)
+@pytest.mark.parametrize("spoil", [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: data[::-1]])
 def test_a_spoilt_cache_is_ignored(tmp_path: Path, cache: Path, spoil: Callable[[bytes], bytes]) -> None:
     write(tmp_path / "set", pixels(4, 2, 2))
     first = ImageTable(str(tmp_path / "set")).load()
@@ -119,9 +117,7 @@ def test_a_hub_set_loads_through_datasets(tmp_path: Path) -> None:
 
 def test_a_hub_set_out_of_reach_says_what_to_set(tmp_path: Path) -> None:
     source = ImageTable(str(tmp_path / "absent"), hub=str(tmp_path / "nor-here"), name="mine")
-    with pytest.raises(
-        DataError, match=r"mine: there is no folder .*absent, and .*set FL_DISTILL_DATA"
-    ) as caught:
+    with pytest.raises(DataError, match=r"mine: there is no folder .*absent, and .*set FL_DISTILL_DATA") as caught:
         source.load()
     assert "dataset.path" in str(caught.value)
 

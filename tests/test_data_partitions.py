@@ -32,9 +32,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def whole(parts: list[np.ndarray], count: int) -> bool:
-    return all(len(part) for part in parts) and np.array_equal(
-        np.sort(np.concatenate(parts)), np.arange(count)
-    )
+    return all(len(part) for part in parts) and np.array_equal(np.sort(np.concatenate(parts)), np.arange(count))
 
 
 @pytest.mark.parametrize("partition", KINDS, ids=repr)

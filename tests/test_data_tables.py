@@ -155,9 +155,7 @@ def test_a_number_is_one_category_however_it_is_written(number: int) -> None:
         ('age,ward,ill\n1,"A,1\n', {}, "expected a CSV file in UTF-8"),
     ],
 )
-def test_faults_name_file_line_and_column(
-    tmp_path: Path, text: str, settings: dict[str, Any], told: str
-) -> None:
+def test_faults_name_file_line_and_column(tmp_path: Path, text: str, settings: dict[str, Any], told: str) -> None:
     with pytest.raises(DataError) as caught:
         table(tmp_path, text, **settings).load()
     assert told in str(caught.value)
@@ -217,9 +215,7 @@ def join(federation: Federation, index: int) -> Split:
 
 
 @pytest.mark.parametrize("as_list", [False, True])
-def test_each_file_is_a_site_with_its_own_or_the_federations_statistics(
-    tmp_path: Path, as_list: bool
-) -> None:
+def test_each_file_is_a_site_with_its_own_or_the_federations_statistics(tmp_path: Path, as_list: bool) -> None:
     folder = hospitals(tmp_path)
     path = [str(file) for file in sorted(folder.glob("*.csv"))] if as_list else str(folder)
     own = federate(Table(path, "ill", standardise="site").load(), Natural(), sites=10, **PLAIN)

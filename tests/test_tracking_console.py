@@ -44,9 +44,7 @@ SCRIPT = textwrap.dedent(
 
 
 def run(log: str = "info", status: str = "finished") -> tuple[str, str]:
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", SCRIPT, log, status], capture_output=True, text=True
-    )
+    done = subprocess.run([sys.executable, "-W", "error", "-c", SCRIPT, log, status], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout, done.stderr
 

@@ -37,9 +37,17 @@ def test_a_line_has_the_keys_of_the_contract_in_their_order(tmp_path: Path) -> N
     RoundLog(tmp_path).append(row(1))
     (line,) = (tmp_path / "rounds.jsonl").read_text().splitlines()
     assert list(json.loads(line)) == [
-        "round", "wall_s", "bytes_up", "bytes_down", "test_accuracy", "local_accuracy", "server_accuracy",
-        "validation_accuracy", "failures", "sites",
-    ]  # fmt: skip
+        "round",
+        "wall_s",
+        "bytes_up",
+        "bytes_down",
+        "test_accuracy",
+        "local_accuracy",
+        "server_accuracy",
+        "validation_accuracy",
+        "failures",
+        "sites",
+    ]
     assert list(json.loads(line)["sites"]) == ["site-2", "site-10"]
     assert list(json.loads(line)["sites"]["site-2"])[:3] == ["model", "examples", "loss"]
 
@@ -138,9 +146,7 @@ def test_a_missing_folder_reaches_the_caller_and_the_old_file_stays(tmp_path: Pa
 
 
 def test_the_summary_is_ordered_strict_and_readable(tmp_path: Path) -> None:
-    write_summary(
-        tmp_path, {"sites": {"b": {}, "a": {}}, "test_accuracy": math.nan, "strategy": "fedavg", "x": 1}
-    )
+    write_summary(tmp_path, {"sites": {"b": {}, "a": {}}, "test_accuracy": math.nan, "strategy": "fedavg", "x": 1})
     back = json.loads((tmp_path / "summary.json").read_text())
     assert list(back) == ["strategy", "test_accuracy", "x", "sites"]
     assert back["test_accuracy"] is None
@@ -201,7 +207,4 @@ def test_an_interrupt_passes_through() -> None:
 def test_the_room_is_light_to_enter() -> None:
     heavy = ("rich", "wandb", "matplotlib", "torch", "flwr", "hydra")
     code = f"import fl_distill.tracking, sys; print([m for m in {heavy} if m in sys.modules])"
-    assert (
-        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-        == "[]\n"
-    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

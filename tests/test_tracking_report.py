@@ -99,9 +99,7 @@ def test_the_report_needs_nothing_beside_itself(tmp_path: Path) -> None:
         RoundLog(tmp_path).append(one | {"failures": {"site-1": "late"} if one["round"] == 2 else {}})
     observer = ReportObserver()
     observer.started(info(tmp_path, 4))
-    observer.finished(
-        {"rounds": 2, "seed": 3, "test_accuracy": float("nan"), "selected": {"round": 1}}, "finished"
-    )
+    observer.finished({"rounds": 2, "seed": 3, "test_accuracy": float("nan"), "selected": {"round": 1}}, "finished")
     page = (tmp_path / "report.html").read_text()
     assert re.findall(r'(?:src|href)="(?!data:image/png;base64,)', page) == []
     assert page.count("data:image/png") == 4

@@ -79,9 +79,7 @@ def records(folder: Path) -> Iterator[Any]:
 
 
 def logged(record: Any) -> dict[str, Any]:
-    return {
-        item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in record.history.item
-    }
+    return {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in record.history.item}
 
 
 @pytest.fixture(scope="module")
@@ -104,9 +102,7 @@ def test_without_a_key_the_run_is_offline_without_a_question(offline: tuple[Path
 
 
 def test_the_folder_holds_the_round_metrics(offline: tuple[Path, str, str]) -> None:
-    rounds = [
-        logged(record) for record in records(offline[0]) if record.WhichOneof("record_type") == "history"
-    ]
+    rounds = [logged(record) for record in records(offline[0]) if record.WhichOneof("record_type") == "history"]
     rounds = [line for line in rounds if "wall_s" in line]
     assert [line["round"] for line in rounds] == [1, 2]
     assert rounds[0]["test_accuracy"] == 0.8
@@ -132,14 +128,9 @@ def test_the_folder_holds_the_run_its_config_and_its_files(offline: tuple[Path, 
     config = {item.key: json.loads(item.value_json) for item in opened.config.update}
     assert config["strategy"] == {"mu": 0.5}
     assert {metric.metric.step_metric for metric in seen["metric"]} >= {"round"}
-    kinds = {
-        record.artifact.type: [e.path for e in record.artifact.manifest.contents]
-        for record in seen["artifact"]
-    }
+    kinds = {record.artifact.type: [e.path for e in record.artifact.manifest.contents] for record in seen["artifact"]}
     assert (kinds["plots"], kinds["model"]) == (["accuracy.png"], ["server.safetensors"])
-    summary = {
-        item.key or ".".join(item.nested_key) for record in seen["summary"] for item in record.summary.update
-    }
+    summary = {item.key or ".".join(item.nested_key) for record in seen["summary"] for item in record.summary.update}
     assert {"test_accuracy", "selected.round", "status"} <= summary
     assert seen["exit"][0].exit.exit_code == 0
 
@@ -170,9 +161,7 @@ def test_disabled_leaves_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "wandb").exists()
 
 
-def test_keys_are_found_in_the_environment_and_in_netrc(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_keys_are_found_in_the_environment_and_in_netrc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE"):
         monkeypatch.delenv(name, raising=False)
     netrc = tmp_path / "netrc"

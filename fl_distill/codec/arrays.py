@@ -71,8 +71,9 @@ def decode(record: ArrayRecord, schema: Schema | None = None) -> dict[str, Tenso
 def payload_bytes(content: RecordDict) -> int:
     """Bytes of the encoded records: arrays as they lie in the message, numbers at 8 bytes, texts as UTF-8."""
     total = 0
-    for record in content.array_records.values():
-        for name, array in record.items():
+    arrays: ArrayRecord
+    for arrays in content.array_records.values():
+        for name, array in arrays.items():
             total += len(name.encode()) + len(array.data)
     for scalars in (*content.metric_records.values(), *content.config_records.values()):
         for name, value in scalars.items():
@@ -92,7 +93,7 @@ def _encode_one(name: str, tensor: Tensor) -> Array:
 
 
 def _flat_memory(tensor: Tensor) -> memoryview | bytes:
-    return memoryview(tensor.reshape(-1).numpy()).cast("B") if tensor.numel() else b""
+    return memoryview(tensor.reshape(-1).view(torch.uint8).numpy()) if tensor.numel() else b""  # type: ignore[arg-type]
 
 
 def _decode_one(name: str, array: Array, form: Form) -> Tensor:
@@ -132,7 +133,7 @@ def _foreign_offset(name: str, data: bytes, form: Form) -> int:
     stream = BytesIO(data[:65536])
     try:
         readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-        shape, fortran, dtype = readers[np.lib.format.read_magic(stream)](stream)  # type: ignore[no-untyped-call]
+        shape, fortran, dtype = readers[np.lib.format.read_magic(stream)](stream)
     except (ValueError, KeyError) as error:
         raise BadUpdate(f"tensor {name!r} does not start with a valid npy header") from error
     if tuple(shape) != form.shape or str(dtype) != form.dtype or (fortran and len(form.shape) > 1):
@@ -143,9 +144,7 @@ def _foreign_offset(name: str, data: bytes, form: Form) -> int:
 @lru_cache(maxsize=4096)
 def _npy_header(dtype: str, shape: tuple[int, ...]) -> bytes:
     stream = BytesIO()
-    np.lib.format.write_array_header_1_0(  # type: ignore[no-untyped-call]
-        stream, {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape}
-    )
+    np.lib.format.write_array_header_1_0(stream, {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape})
     return stream.getvalue()
 
 

@@ -12,7 +12,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ..errors import ConfigError
@@ -29,12 +29,14 @@ _lock = threading.Lock()
 def _composed(overrides: tuple[str, ...], config_dir: str | None) -> tuple[Config, Config]:
     with _lock, _hydra(config_dir) as search:
         parsed = _parse(overrides)
-        groups = _groups()
+        groups = _groups(_places(parsed, search))
+        search += [_line(o) for o in parsed if o.key_or_group == "hydra.searchpath"]
+        parsed = [o for o in parsed if o.key_or_group != "hydra.searchpath"]
         faults = _group_faults(parsed, groups)
         if faults:
             faults += _key_faults([o for o in parsed if o.key_or_group not in groups], _compose(search))
             raise ConfigError(faults)
-        base = _compose(search + [o.input_line for o in parsed if o.key_or_group in groups])
+        base = _compose(search + [_line(o) for o in parsed if o.key_or_group in groups])
         if faults := _key_faults([o for o in parsed if o.key_or_group not in groups], base):
             raise ConfigError(faults)
         config = _compose(search + [_opened(o) for o in parsed])
@@ -64,9 +66,10 @@ def swept(overrides: Sequence[str]) -> list[list[str]]:
     """For each override the overrides that a sweep makes of it: `seed=0,1` -> [`seed=0`, `seed=1`]."""
     lines = []
     for override in _parse(overrides):
-        key = override.input_line.partition("=")[0]
+        line = _line(override)
+        key = line.partition("=")[0]
         values = override.sweep_string_iterator() if override.is_sweep_override() else None
-        lines.append([override.input_line] if values is None else [f"{key}={value}" for value in values])
+        lines.append([line] if values is None else [f"{key}={value}" for value in values])
     return lines
 
 
@@ -75,9 +78,15 @@ def _hydra(config_dir: str | None) -> Iterator[list[str]]:
     """Hydra initialised on this package's configs; yields the override that adds the user's folder."""
     if config_dir is not None and not Path(config_dir).is_dir():
         raise ConfigError(f"--config-dir {config_dir}: there is no such folder")
-    with initialize_config_module("fl_distill.conf", version_base="1.3"):  # puts back what was there before
-        where = Path(config_dir).resolve().as_posix() if config_dir is not None else None
-        yield [f"hydra.searchpath=[file://{where}]"] if where else []
+    before = GlobalHydra.instance().hydra  # whoever calls from inside a Hydra application gets it back
+
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_module("fl_distill.conf", version_base="1.3"):
+            where = Path(config_dir).resolve().as_posix() if config_dir is not None else None
+            yield [f"hydra.searchpath=[file://{where}]"] if where else []
+    finally:
+        GlobalHydra.instance().hydra = before
 
 
 def _compose(overrides: Sequence[str]) -> DictConfig:
@@ -99,9 +108,25 @@ def _parse(overrides: Sequence[str]) -> list[Override]:
     return parsed
 
 
-def _groups() -> dict[str, list[str]]:
+def _groups(places: Sequence[Path] = ()) -> dict[str, list[str]]:
+    """The groups and their choices: this package's, and those in folders of the user's own."""
     loader = GlobalHydra.instance().config_loader()
-    return {group: loader.get_group_options(group) for group in sorted(loader.list_groups("")) if group != "hydra"}
+    groups = {group: loader.get_group_options(group) for group in loader.list_groups("") if group != "hydra"}
+    for path in (path for place in places for path in place.glob("*/*.yaml")):
+        groups[path.parent.name] = sorted({*groups.get(path.parent.name, []), path.stem})
+    return dict(sorted(groups.items()))
+
+
+def _places(overrides: Sequence[Override], search: Sequence[str]) -> list[Path]:
+    """The folders that the command line adds to Hydra's search path."""
+    parser = OverridesParser.create()
+    paths = [o for o in [*overrides, *map(parser.parse_override, search)] if o.key_or_group == "hydra.searchpath"]
+    values = [o.value() for o in paths]
+    return [Path(str(entry).removeprefix("file://")) for value in values if isinstance(value, list) for entry in value]
+
+
+def _line(override: Override) -> str:
+    return override.input_line or ""
 
 
 def _group_faults(parsed: Sequence[Override], groups: Mapping[str, list[str]]) -> list[str]:
@@ -135,7 +160,7 @@ def _keys(node: Any, prefix: str = "") -> Iterator[str]:
 
 def _opened(override: Override) -> str:
     """The override as Hydra wants it: names of the user's own are added, not looked up."""
-    line: str = override.input_line
+    line = _line(override)
     inside = "." in override.key_or_group and override.key_or_group.split(".")[0] in OPEN_MAPS
     return f"++{line}" if inside and not line.startswith(("+", "~")) else line
 
@@ -144,11 +169,12 @@ def _model_names(config: DictConfig, faults: list[str]) -> list[str]:
     models = config.models
     if models is None:
         return []
-    names = list(models.values()) if isinstance(models, DictConfig) else list(models)
+    names = list(models.values()) if isinstance(models, DictConfig) else models
+    names = list(names) if isinstance(names, list | ListConfig) else []
     if not names or not all(isinstance(name, str) for name in names):
         faults.append(f"models must be a list of model names or a map site -> model name, not {models}")
         return []
-    return sorted(set(names))
+    return sorted(set(map(str, names)))
 
 
 def _model(name: str, search: list[str], groups: Mapping[str, list[str]], faults: list[str]) -> DictConfig | None:

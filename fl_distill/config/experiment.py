@@ -3,9 +3,9 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from ..models import build as model_build
 from ..errors import ConfigError
 from ..learning import Settings
+from ..models import build as model_build
 from ..targets import call, nearest
 from . import schema
 from .compose import composed
@@ -22,7 +22,7 @@ def experiment(overrides: Sequence[str], config_dir: str | None = None) -> schem
 def typed(config: Mapping[str, Any]) -> schema.Experiment:
     """A composed configuration as typed values; raises `ConfigError` that lists every fault."""
     faults: list[str] = []
-    parts = {
+    parts: dict[str, Any] = {
         name: _part(name, kind, config.get(name) or {}, faults)
         for name, kind in (
             ("local", Settings),
@@ -91,7 +91,9 @@ def _site_faults(config: Mapping[str, Any]) -> list[str]:
             faults.append(f"per_site.{site}: expected settings such as lr=0.01, not {changed!r}")
             continue
         known = config["local"]
-        faults += [f"per_site.{site}.{key}: no such setting{nearest(key, known)}" for key in changed if key not in known]
+        faults += [
+            f"per_site.{site}.{key}: no such setting{nearest(key, known)}" for key in changed if key not in known
+        ]
         _part(f"per_site.{site}", Settings, {k: v for k, v in {**known, **changed}.items() if k in known}, faults)
     return faults
 

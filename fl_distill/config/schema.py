@@ -33,6 +33,7 @@ class Collect:
     timeout_s: float = 600.0
     grace_s: float | None = None
     stragglers: float = 0.0
+    join_s: float = 30.0
 
     def __post_init__(self) -> None:
         require(
@@ -41,6 +42,7 @@ class Collect:
             (whole(self.min_results), f"min_results must be a whole number >= 1, not {self.min_results}"),
             (positive(self.timeout_s), f"timeout_s must be > 0, not {self.timeout_s}"),
             (self.grace_s is None or number(self.grace_s, 0), f"grace_s must be >= 0 or null, not {self.grace_s}"),
+            (number(self.join_s, 0), f"join_s must be >= 0, not {self.join_s}"),
             (number(self.stragglers, 0, 1), f"stragglers must be in [0, 1], not {self.stragglers}"),
         )
 

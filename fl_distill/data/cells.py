@@ -38,8 +38,7 @@ class Frame:
         """What to raise for the cell of column `name` in `row`."""
         found = self.cells[name][row]
         return DataError(
-            f"{self.file}, line {self.lines[row]}, column '{name}': expected {expected}, found '{found}'; "
-            f"{advice}"
+            f"{self.file}, line {self.lines[row]}, column '{name}': expected {expected}, found '{found}'; {advice}"
         )
 
 
@@ -56,9 +55,7 @@ def read_csv(file: Path, header: Sequence[str] | None, delimiter: str) -> Frame:
     if not body:
         raise DataError(f"{file}: expected rows of data, found none; add rows or remove the file")
     if len(set(names)) < len(names):
-        raise DataError(
-            f"{file}: expected distinct column names, found {', '.join(names)}; rename the doubles"
-        )
+        raise DataError(f"{file}: expected distinct column names, found {', '.join(names)}; rename the doubles")
     for line, row in body:
         if len(row) != len(names):
             raise DataError(

@@ -85,6 +85,4 @@ def _one(
 
 
 def _unreadable(name: str, cause: Exception) -> DataError:
-    return DataError(
-        f"{name}: expected a complete image, but it cannot be decoded ({cause}); replace or remove it"
-    )
+    return DataError(f"{name}: expected a complete image, but it cannot be decoded ({cause}); replace or remove it")

@@ -41,8 +41,7 @@ def federate(
     dealt = [pool[part] for part in partition(labels[pool], left, sites, derive(seed, "data", "partition"))]
     names = _names(dealt, owners)
     parts = tuple(
-        _divide(rows, validation, test, derive(seed, "data", "site", index))
-        for index, rows in enumerate(dealt)
+        _divide(rows, validation, test, derive(seed, "data", "site", index)) for index, rows in enumerate(dealt)
     )
     shared = _shared(source.train, held, owners, names)
     if source.test is not None:
@@ -115,9 +114,7 @@ def _divide(rows: Rows, validation: float, test: float, seed: int) -> Parts:
     """A site's rows in random order: first validation, then test, the rest to train on."""
     order = torch.from_numpy(np.random.default_rng(seed).permutation(rows))
     checked, tested = int(len(rows) * validation), int(len(rows) * test)
-    return Parts(
-        train=order[checked + tested :], validation=order[:checked], test=order[checked : checked + tested]
-    )
+    return Parts(train=order[checked + tested :], validation=order[:checked], test=order[checked : checked + tested])
 
 
 def _shared(stored: Split, rows: Rows, owners: Owners, names: Sequence[str]) -> Shared:

@@ -77,9 +77,7 @@ class ImageFolder:
 
 def _class_names(folder: Path) -> tuple[str, ...]:
     if not folder.is_dir():
-        raise DataError(
-            f"{folder}: expected a folder with one folder per class, found none; set dataset.path"
-        )
+        raise DataError(f"{folder}: expected a folder with one folder per class, found none; set dataset.path")
     names = tuple(sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and entry.name[0] != "."))
     if not names:
         raise DataError(f"{folder}: expected one folder per class with images in it, found no folder")

@@ -69,12 +69,8 @@ class ImageTable:
                 "set dataset.path, or FL_DISTILL_DATA to the folder that holds your datasets"
             )
         else:
-            missing = (
-                f"{self._title}: there is no folder {folder}" if folder else f"{self._title}: no path is set"
-            )
-            train, test, classes = self._decode(
-                read_hub(self.hub, self.image_column, self.label_column, missing)
-            )
+            missing = f"{self._title}: there is no folder {folder}" if folder else f"{self._title}: no path is set"
+            train, test, classes = self._decode(read_hub(self.hub, self.image_column, self.label_column, missing))
         encoder = Pixels(per_channel(self.mean, "mean"), per_channel(self.std, "std"))
         return Source(train, test, classes, encoder, augment=as_augment(self.augment))
 
@@ -85,9 +81,7 @@ class ImageTable:
     def _local(self, folder: Path) -> "Decoded":
         files = {split: sorted(folder.rglob(f"{split}*.parquet")) for split in ("train", "test")}
         if not files["train"]:
-            raise DataError(
-                f"{folder}: expected train*.parquet, found none; set dataset.path to their folder"
-            )
+            raise DataError(f"{folder}: expected train*.parquet, found none; set dataset.path to their folder")
         settings = (self.image_column, self.label_column, as_size(self.size), self.channels, self.classes)
         states = cache.fingerprint([*files["train"], *files["test"]], folder)
 

@@ -85,9 +85,7 @@ def column(schema: Any, file: str, wanted: str | None, usual: Sequence[str], key
         return wanted
     asked = f"column '{wanted}'" if wanted else f"one of the columns {', '.join(usual)}"
     kind = "encoded images" if key == "image_column" else "whole-number labels"
-    raise DataError(
-        f"{file}: expected {asked} with {kind}, found columns {', '.join(names)}; set dataset.{key}"
-    )
+    raise DataError(f"{file}: expected {asked} with {kind}, found columns {', '.join(names)}; set dataset.{key}")
 
 
 def is_image(kind: Any) -> bool:

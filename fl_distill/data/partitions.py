@@ -53,9 +53,7 @@ class Dirichlet:
     min_examples: int = 1
 
     def __post_init__(self) -> None:
-        if isinstance(self.alpha, bool) or not (
-            isinstance(self.alpha, int | float) and 0 < self.alpha < math.inf
-        ):
+        if isinstance(self.alpha, bool) or not (isinstance(self.alpha, int | float) and 0 < self.alpha < math.inf):
             raise ValueError(f"partition.alpha must be a finite number above 0, got {self.alpha!r}")
         if not isinstance(self.min_examples, int) or self.min_examples < 1:
             raise ValueError(f"partition.min_examples must be a whole number >= 1, got {self.min_examples!r}")

@@ -36,7 +36,7 @@ class Table:
     path: str | Sequence[str]
     target: str
     numeric: Sequence[str] | None = None
-    categorical: Sequence[str] | Mapping[str, Sequence[Any] | None] = ()
+    categorical: Sequence[str] | Mapping[str, Sequence[Any] | None] | None = ()
     header: Sequence[str] | None = None
     threshold: float | None = None
     labels: Mapping[Any, str] | None = None
@@ -66,7 +66,7 @@ class Table:
         self._check_columns()
 
     def _check_columns(self) -> None:
-        used = [self.target, *(self.numeric or ()), *self.categorical]
+        used = [self.target, *(self.numeric or ()), *(self.categorical or ())]
         twice = sorted({name for name in used if used.count(name) > 1})
         if twice:
             raise ValueError(f"each column has one duty, but {', '.join(twice)} is named twice")
@@ -83,14 +83,12 @@ class Table:
         header = None if self.header is None else tuple(self.header)
         frames = [read_csv(file, header, self.delimiter) for file in files]
         numeric = self._numeric(frames[0])
-        known = {name: self._levels(frames, name) for name in self.categorical}
+        known = {name: self._levels(frames, name) for name in self.categorical or ()}
         x = self._features(frames, numeric, known)
         y, classes = self._target(frames)
         gaps = np.flatnonzero(np.isnan(x).any(axis=0))
         encoder = Columns(numeric, tuple(known.values()), tuple(map(int, gaps)), self.standardise)
-        owners = tuple(
-            file.stem for file, frame in zip(files, frames, strict=True) for _ in range(len(frame))
-        )
+        owners = tuple(file.stem for file, frame in zip(files, frames, strict=True) for _ in range(len(frame)))
         return Source(
             train=Split(torch.from_numpy(x), torch.from_numpy(y)),
             test=None,
@@ -117,15 +115,13 @@ class Table:
             raise DataError(f"{', '.join(given)}: expected *.csv files, found none; set dataset.path")
         stems = [file.stem for file in files]
         if len(set(stems)) < len(stems):
-            raise DataError(
-                f"expected one file name for each site, found {', '.join(stems)}; rename the doubles"
-            )
+            raise DataError(f"expected one file name for each site, found {', '.join(stems)}; rename the doubles")
         return files
 
     def _numeric(self, frame: Frame) -> Names:
         if self.numeric is not None:
             return tuple(self.numeric)
-        return tuple(name for name in frame.cells if name != self.target and name not in self.categorical)
+        return tuple(name for name in frame.cells if name != self.target and name not in (self.categorical or ()))
 
     def _levels(self, frames: Sequence[Frame], name: str) -> Names:
         declared = self.categorical.get(name) if isinstance(self.categorical, Mapping) else None

@@ -69,7 +69,7 @@ def fit(
         loss = F.cross_entropy(model(x), data.y[batch].to(settings.device))
         for term in terms:
             loss = loss + term(model)
-        grads = torch.autograd.grad(loss, params, allow_unused=True)
+        grads: Sequence[Tensor | None] = torch.autograd.grad(loss, params, allow_unused=True)
         if settings.clip_norm is not None:
             grads = _clipped(grads, settings.clip_norm)
         step(grads)
@@ -84,7 +84,7 @@ def fit(
 def predict(model: nn.Module, x: Tensor, batch_size: int = 512, device: str = "cpu") -> Tensor:
     """Logits of `model` in evaluation mode, shape (len(x), classes), on the CPU."""
     model.eval()
-    return torch.cat([model(part.to(device)).cpu() for part in x.split(batch_size)])
+    return torch.cat([model(part.to(device)).cpu() for part in torch.split(x, batch_size)])
 
 
 def evaluate(model: nn.Module, data: Split, batch_size: int = 512, device: str = "cpu") -> Score:
@@ -101,7 +101,7 @@ def full_gradient(model: nn.Module, data: Split, batch_size: int = 512, device: 
     model.train()
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
     total = {name: torch.zeros_like(p) for name, p in named.items()}
-    for x, y in zip(data.x.split(batch_size), data.y.split(batch_size), strict=True):
+    for x, y in zip(torch.split(data.x, batch_size), torch.split(data.y, batch_size), strict=True):
         loss = F.cross_entropy(model(x.to(device)), y.to(device), reduction="sum") / len(data)
         grads = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
         for into, grad in zip(total.values(), grads, strict=True):
@@ -115,13 +115,11 @@ def trainable(model: nn.Module) -> list[Tensor]:
     return [p for p in model.parameters() if p.requires_grad]
 
 
-def _batches(
-    examples: int, size: int, steps: int, least: int, generator: torch.Generator
-) -> Iterator[Tensor]:
+def _batches(examples: int, size: int, steps: int, least: int, generator: torch.Generator) -> Iterator[Tensor]:
     """Indices of `steps` batches, a fresh permutation each pass, none smaller than `least`."""
     done = 0
     while True:
-        for batch in torch.randperm(examples, generator=generator).split(size):
+        for batch in torch.split(torch.randperm(examples, generator=generator), size):
             # BatchNorm cannot train on one example: the same one twice has the same mean and gradient.
             yield batch if len(batch) >= least else batch.repeat(least)
             done += 1

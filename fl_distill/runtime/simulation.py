@@ -1,5 +1,6 @@
 """Sites in Flower's simulation engine: Ray actors on this machine or on a cluster."""
 
+import logging
 import os
 import sys
 import threading
@@ -74,6 +75,7 @@ def _resources(runtime: Runtime) -> dict[str, Any]:
 def _start_ray(runtime: Runtime, debug: bool) -> None:
     """Start Ray here, in the caller's thread, whose end its daemons would not outlive."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(filter(None, sys.path)))
     try:
         import ray
@@ -84,15 +86,16 @@ def _start_ray(runtime: Runtime, debug: bool) -> None:
             address=runtime.address,
             include_dashboard=False,
             configure_logging=debug,
-            logging_level="info" if debug else "critical",
+            logging_level=logging.INFO if debug else logging.CRITICAL,
             log_to_driver=debug,
         )
-    cpus, gpus = (float(ray.cluster_resources().get(kind, 0.0)) for kind in ("CPU", "GPU"))
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    cpus, gpus = (float(resources.get(kind, 0.0)) for kind in ("CPU", "GPU"))
     if runtime.cpus_per_site > cpus or runtime.gpus_per_site > gpus:
         _stop_ray(runtime)
         raise ConfigError(
-            f"runtime: a site needs {runtime.cpus_per_site:g} CPUs and {runtime.gpus_per_site:g} GPUs, Ray has {cpus:g} "
-            f"and {gpus:g}: lower runtime.cpus_per_site or runtime.gpus_per_site"
+            f"runtime: a site needs {runtime.cpus_per_site:g} CPUs and {runtime.gpus_per_site:g} GPUs, Ray has "
+            f"{cpus:g} and {gpus:g}: lower runtime.cpus_per_site or runtime.gpus_per_site"
         )
 
 

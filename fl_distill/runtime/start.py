@@ -49,9 +49,7 @@ def run(config: dict[str, Any], folder: Path, *, resume: bool = False) -> Summar
         return simulate(app, server, nodes=nodes, runtime=runtime, debug=experiment.log == "debug")
 
 
-def _serving(
-    job: str, check: Callable[[], None], poll_s: float, resume: bool
-) -> Callable[[Grid], Summary]:
+def _serving(job: str, check: Callable[[], None], poll_s: float, resume: bool) -> Callable[[Grid], Summary]:
     return lambda grid: serve(grid, job, check_stop=check, poll_s=poll_s, resume=resume)
 
 

@@ -86,9 +86,7 @@ class ConsoleObserver(Observer):
         if self._log == "quiet":
             return
         self._run, self._view = run, self._choose(run)
-        models = ", ".join(
-            f"{count['sites']} × {model}" for model, count in text.by_model(_plain(run)).items()
-        )
+        models = ", ".join(f"{count['sites']} × {model}" for model, count in text.by_model(_plain(run)).items())
         self._view.say(f"{text.clean(run.name)}: {len(run.sites)} sites ({models}), results in {run.folder}")
         if run.resumed_from is not None:
             self._view.say(f"continuing after round {run.resumed_from}")
@@ -160,9 +158,7 @@ def _after(summary: Summary) -> str:
 def _results(summary: Summary) -> list[tuple[str, ...]]:
     """The last round and the one that validation data chose, side by side."""
     chosen = summary.get("selected") or {}
-    lines: list[tuple[str, ...]] = [
-        ("accuracy", "last round", f"selected (round {chosen.get('round', '–')})")
-    ]
+    lines: list[tuple[str, ...]] = [("accuracy", "last round", f"selected (round {chosen.get('round', '–')})")]
     for name, label in (("server", "server"), ("test", "sites, test set"), ("local", "sites, own data")):
         key = f"{name}_accuracy"
         lines.append((label, text.accuracy(summary.get(key)), text.accuracy(chosen.get(key))))

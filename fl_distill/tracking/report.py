@@ -94,9 +94,7 @@ def _cards(summary: Summary) -> str:
         ("sent down", text.size(summary.get("bytes_down"))),
         ("time", text.seconds(summary.get("wall_s"))),
     ]
-    cards = "".join(
-        f'<div class="card"><b>{escape(value)}</b><span>{label}</span></div>' for label, value in values
-    )
+    cards = "".join(f'<div class="card"><b>{escape(value)}</b><span>{label}</span></div>' for label, value in values)
     return f'<div class="cards">{cards}</div>'
 
 

@@ -86,9 +86,7 @@ class WandbObserver(Observer):
         import wandb
 
         if self._failures:
-            rows: list[Any] = [
-                [number, text.clean(site), text.clean(why)] for number, site, why in self._failures
-            ]
+            rows: list[Any] = [[number, text.clean(site), text.clean(why)] for number, site, why in self._failures]
             self._run.log({"failures_table": wandb.Table(columns=["round", "site", "reason"], data=rows)})
 
     def _end(self, code: int) -> None:
@@ -199,9 +197,7 @@ def _artifact(run: Any, kind: str, files: list[Path]) -> None:
         return
     artifact = wandb.Artifact(f"{kind}-{run.id}", type=kind)
     for path in files:
-        artifact.add_file(
-            str(path), name=path.name, policy="immutable"
-        )  # no second copy in W&B's staging folder
+        artifact.add_file(str(path), name=path.name, policy="immutable")  # no second copy in W&B's staging folder
     run.log_artifact(artifact)
 
 

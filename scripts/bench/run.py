@@ -1,0 +1,107 @@
+"""Time this package beside its peers on the common jobs, round robin, as ratios to bare PyTorch in two processes.
+
+    python scripts/bench/run.py --bench ../shared/bench --jobs J1,J2,J3 --reps 5
+
+Without `--bench` (or FL_DISTILL_BENCH) there are no jobs to run: the folder holds their definitions, the floor and the
+peers. Every case runs in its own process with this interpreter; a wall time counts from spawn to exit. The table shows
+medians, and medians of ratios taken within a repetition, since absolute seconds drift on shared machines.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+FLOOR = "floor-2"
+
+
+def cases(bench: Path, job: str) -> dict[str, list[str]]:
+    ours = [sys.executable, "-m", "fl_distill.cli", "--config-dir", str(HERE / "conf"), f"experiment={job}"]
+    return {
+        FLOOR: [sys.executable, str(bench / "floor" / "floor.py"), job, "--procs", "2"],
+        "floor-1": [sys.executable, str(bench / "floor" / "floor.py"), job, "--procs", "1"],
+        "flower": [sys.executable, str(bench / "flower_stock" / "run_sim.py"), job],
+        "fl-distill local": [*ours, "runtime=local", "runtime.workers=2"],
+        "fl-distill simulation": [*ours, "runtime=simulation"],
+    }
+
+
+def timed(command: list[str], job: str, bench: Path, timeout: float) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "out.json"
+        paths = [str(HERE), str(HERE.parents[1]), str(bench / "common"), os.environ.get("PYTHONPATH", "")]
+        env = os.environ | {"BENCH_OUT": str(out), "BENCH_JOB": job, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+        if "fl_distill.cli" in command:
+            command = [*command, f"hydra.run.dir={folder}/run"]
+        began = time.perf_counter()
+        try:
+            done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=timeout, check=False)
+        except subprocess.TimeoutExpired:
+            return {"error": f"longer than {timeout:g} s"}
+        wall = time.perf_counter() - began
+        if done.returncode or not out.exists():
+            return {"error": (done.stderr or done.stdout)[-400:]}
+        return {"wall": wall, **json.loads(out.read_text(encoding="utf-8"))}
+
+
+def table(results: dict[str, list[dict[str, Any]]], job: str) -> str:
+    lines = [
+        f"\n**{job}**\n",
+        f"| case | per round s | wall s | per round / {FLOOR} | wall / {FLOOR} | accuracy |",
+        "|---|---|---|---|---|---|",
+    ]
+    floors = results.get(FLOOR, [])
+    for name, runs in results.items():
+        good = [run for run in runs if "error" not in run]
+        if not good:
+            lines.append(f"| {name} | failed: {runs[-1]['error'].splitlines()[-1] if runs else 'not run'} | | | | |")
+            continue
+        pairs = [(r, f) for r, f in zip(runs, floors, strict=False) if "error" not in r and "error" not in f]
+        cells = [statistics.median(run[key] for run in good) for key in ("per_round_median", "wall")]
+        ratios = [
+            f"{statistics.median(r[key] / f[key] for r, f in pairs):.2f}" if pairs else ""
+            for key in ("per_round_median", "wall")
+        ]
+        accuracy = statistics.median(run["acc_final"] for run in good)
+        lines.append(f"| {name} | {cells[0]:.3f} | {cells[1]:.2f} | {ratios[0]} | {ratios[1]} | {accuracy:.3f} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--bench", type=Path, default=os.environ.get("FL_DISTILL_BENCH"), help="folder of jobs and peers"
+    )
+    parser.add_argument("--jobs", default="J1,J2,J3")
+    parser.add_argument("--reps", type=int, default=5)
+    parser.add_argument("--only", default="", help="part of the names of the cases to run beside the floor")
+    parser.add_argument("--timeout", type=float, default=300)
+    parser.add_argument("--out", type=Path, help="append every run to this JSON-lines file")
+    options = parser.parse_args()
+    if options.bench is None:
+        parser.error("--bench: the folder with common/fljobs.py, floor/ and flower_stock/ is needed")
+    bench = options.bench.resolve()
+    for job in options.jobs.split(","):
+        chosen = {n: c for n, c in cases(bench, job).items() if n == FLOOR or options.only in n}
+        results: dict[str, list[dict[str, Any]]] = {name: [] for name in chosen}
+        for repetition in range(options.reps):
+            for name, command in chosen.items():
+                run = timed(command, job, bench, options.timeout)
+                results[name].append(run)
+                note = {"job": job, "case": name, "repetition": repetition, **run}
+                print(json.dumps(note), file=sys.stderr, flush=True)
+                if options.out:
+                    with options.out.open("a", encoding="utf-8") as file:
+                        file.write(json.dumps(note) + "\n")
+        print(table(results, job), flush=True)
+
+
+if __name__ == "__main__":
+    main()

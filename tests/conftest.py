@@ -1,0 +1,96 @@
+"""Shared by all tests: runs through the real command line, in small."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import settings
+
+from fl_distill import cli
+from fl_distill.files import load_tensors
+
+settings.register_profile("default", deadline=None)
+settings.load_profile("default")
+os.environ.setdefault("WANDB_MODE", "offline")
+
+ROOT = Path(__file__).parent.parent
+SMALL = ("runtime=local", "runtime.workers=0", "rounds=3", "sites=4", "track.plots=false", "log=quiet")
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a run left behind."""
+
+    folder: Path
+    code: int
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """The rounds, without times."""
+        lines = (self.folder / "rounds.jsonl").read_text(encoding="utf-8").splitlines()
+        return [{k: v for k, v in json.loads(line).items() if k != "wall_s"} for line in lines]
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """The summary, without times."""
+        found = json.loads((self.folder / "summary.json").read_text(encoding="utf-8"))
+        return {k: v for k, v in found.items() if k != "wall_s"}
+
+    def weights(self, name: str = "server") -> dict[str, torch.Tensor]:
+        """A final model."""
+        return load_tensors(self.folder / "models" / f"{name}.safetensors")[0]
+
+
+Launch = Callable[..., Finished]
+
+
+@pytest.fixture
+def launch(tmp_path: Path) -> Launch:
+    """Run `fl-distill` in this process: `launch("strategy=fedprox", code=0)`; small unless told otherwise."""
+    count = 0
+
+    def go(*overrides: str, code: int = 0) -> Finished:
+        nonlocal count
+        count += 1
+        folder = tmp_path / f"run-{count}"
+        keys = {text.partition("=")[0] for text in overrides}
+        rest = [text for text in SMALL if text.partition("=")[0] not in keys]
+        got = cli.run([*rest, *overrides, f"hydra.run.dir={folder}"])
+        assert got == code, f"exit code {got}, expected {code}"
+        return Finished(folder, got)
+
+    return go
+
+
+def command(*arguments: str, **environment: str) -> subprocess.Popen[str]:
+    """`fl-distill` in a process of its own, from this checkout."""
+    env = os.environ | {"PYTHONPATH": str(ROOT), **environment}
+    return subprocess.Popen(
+        [sys.executable, "-m", "fl_distill.cli", *arguments],
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+        text=True,
+    )
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    """Whether two models are equal bit for bit."""
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.fixture
+def real_data() -> Path:
+    """The folder of real data sets; the test is skipped where there is none."""
+    root = os.environ.get("FL_DISTILL_DATA")
+    if not root or not Path(root).is_dir():
+        pytest.skip("FL_DISTILL_DATA names no folder of real data sets")
+    return Path(root)

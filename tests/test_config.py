@@ -1,0 +1,179 @@
+"""Configuration: every file composes and builds, and every fault is told at once, before anything starts."""
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from fl_distill import cli
+from fl_distill.config import composed, experiment, options, swept
+from fl_distill.errors import ConfigError
+from fl_distill.targets import call
+
+ROOT = Path(__file__).parent.parent
+CHOICES = [
+    f"{path.parent.relative_to(ROOT / 'conf').as_posix()}={path.stem}"
+    for path in sorted((ROOT / "conf").rglob("*.yaml"))
+    if path.parent != ROOT / "conf"
+]
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_every_configuration_file_composes_and_builds(choice: str) -> None:
+    needed = {"dataset=csv": ["dataset.path=x.csv", "dataset.target=y"], "dataset=hub": ["dataset.hub=a/b"]}
+    needed["dataset=image_folder"] = ["dataset.path=x"]
+    found = experiment([choice, *needed.get(choice, [])])
+    for part in (found.strategy, found.dataset, found.partition):
+        call(part)
+
+
+def faults(*overrides: str) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        experiment(list(overrides))
+    return caught.value.faults
+
+
+def test_misspelt_groups_choices_and_keys_come_together_with_the_nearest_names() -> None:
+    found = faults("strategy=fedporx", "ruonds=3", "partition=dirchlet", "local.lrr=1")
+    assert found == [
+        "strategy=fedporx: no such choice; did you mean 'fedprox'?",
+        "partition=dirchlet: no such choice; did you mean 'dirichlet'?",
+        "ruonds: no such setting; did you mean 'rounds'?",
+        "local.lrr: no such setting; did you mean 'local.lr' or 'local' or 'local.clip_norm'?",
+    ]
+
+
+def test_impossible_values_come_together() -> None:
+    found = faults(
+        "rounds=0",
+        "sites=-1",
+        "local.lr=-1",
+        "local.batch_size=0",
+        "partition.alpha=0",
+        "strategy=fedprox",
+        "strategy.mu=-1",
+        "collect.fraction=2",
+        "split.test=1",
+        "public=2",
+        "seed=x",
+        "runtime.threads=0",
+        "stop.patience=0",
+    )
+    text = "\n".join(found)
+    for key in (
+        "lr must be a positive",
+        "batch_size must be",
+        "alpha",
+        "mu must be",
+        "fraction must be",
+        "validation and test",
+        "threads must be",
+        "patience must be",
+        "rounds must be",
+        "sites must be",
+        "seed must be",
+        "public must be",
+    ):
+        assert key in text, key
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["models=[mpl,cnn]"], "models: 'mpl' is no model; did you mean 'mlp'?"),
+        (["models=[mlp,cnn]"], "averages weights, so every site needs the same model"),
+        (["strategy.mu=1"], "strategy.mu: no such setting"),
+        (["per_site.site-1.lrr=1"], "per_site.site-1.lrr: no such setting; did you mean 'lr'?"),
+        (["per_site.site-1.lr=-1"], "per_site.site-1: lr must be a positive number"),
+        (["a b"], "cannot read 'a b'"),
+        (["+model.depth=3"], "has no parameter `depth`"),
+        (["model._target_=no.such.net"], "cannot be imported"),
+        (["models=7"], "models must be a list"),
+    ],
+)
+def test_each_fault_has_its_sentence(overrides: list[str], sentence: str) -> None:
+    assert any(sentence in fault for fault in faults(*overrides))
+
+
+def test_a_bad_command_line_exits_with_2_and_names_every_fault(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["strategy=fedporx", "rounds=0", "ruonds=1"]) == 2
+    shown = capsys.readouterr().err
+    assert "did you mean 'fedprox'" in shown
+    assert "did you mean 'rounds'" in shown
+
+
+def test_the_command_line_reads_like_a_sentence() -> None:
+    found = experiment(
+        [
+            "strategy=fedprox",
+            "strategy.mu=0.1",
+            "dataset=mnist",
+            "partition=dirichlet",
+            "partition.alpha=0.1",
+            "sites=20",
+            "model=lenet",
+            "rounds=50",
+        ]
+    )
+    assert (found.sites, found.rounds, found.strategy["mu"], found.partition["alpha"]) == (20, 50, 0.1, 0.1)
+    assert found.model(3, "site-03")[0] == "lenet"
+
+
+def test_models_are_dealt_round_robin_or_by_site_and_settings_by_site() -> None:
+    mixed = experiment(["strategy=local", "models=[mlp,cnn,gru,vit]", "per_site.site-1.lr=0.5", "local.epochs=3"])
+    assert [mixed.model(i, f"site-{i}")[0] for i in range(6)] == ["mlp", "cnn", "gru", "vit", "mlp", "cnn"]
+    assert mixed.settings("site-1").lr == 0.5
+    assert mixed.settings("site-1").epochs == mixed.settings("site-2").epochs == 3
+    by_site = experiment(["strategy=local", "models={site-1: gru}", "model=mlp"])
+    assert [by_site.model(i, f"site-{i}")[0] for i in range(3)] == ["mlp", "gru", "mlp"]
+
+
+def test_a_data_set_may_choose_its_partition_and_a_user_may_choose_another() -> None:
+    assert composed(["dataset=heart_disease"])[0]["names"]["partition"] == "natural"
+    assert composed(["dataset=heart_disease", "partition=iid"])[0]["names"]["partition"] == "iid"
+
+
+def test_configuration_of_the_users_own_joins(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "mine.yaml").write_text("_target_: fl_distill.models.mlp\nhidden: [7]\n")
+    for overrides, folder in (
+        (["model=mine"], str(tmp_path)),
+        (["model=mine", f"hydra.searchpath=[file://{tmp_path}]"], None),
+    ):
+        assert experiment(overrides, folder).model(0, "x")[1]["hidden"] == [7]
+    with pytest.raises(ConfigError, match="no such folder"):
+        composed([], str(tmp_path / "absent"))
+
+
+def test_sweeps_expand_lists_and_ranges_but_not_values_that_are_lists() -> None:
+    assert swept(["strategy=fedavg,fedprox", "seed=range(0,3)", "models=[mlp,cnn]"]) == [
+        ["strategy=fedavg", "strategy=fedprox"],
+        ["seed=0", "seed=1", "seed=2"],
+        ["models=[mlp,cnn]"],
+    ]
+
+
+def test_help_lists_every_group_and_example(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["--help"]) == 0
+    shown = capsys.readouterr().out
+    for group, names in options().items():
+        assert f"{group}=" in shown
+        assert all(name in shown for name in names)
+    assert "fl-distill -m" in shown
+    assert "timeout_s" in shown
+
+
+def test_composing_works_in_threads_and_leaves_other_hydra_users_alone() -> None:
+    from hydra import compose, initialize_config_dir
+
+    results: list[int] = []
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        threads = [
+            threading.Thread(target=lambda n=n: results.append(experiment([f"rounds={n}"]).rounds)) for n in range(1, 9)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert compose("config", ["rounds=77"]).rounds == 77
+    assert sorted(results) == list(range(1, 9))
