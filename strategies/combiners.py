@@ -53,6 +53,7 @@ class GradientStep:
             raise ValueError(f"momentum must be in [0, 1), not {momentum}")
         self._lr, self._momentum = lr, momentum
         self._velocity: dict[str, Tensor] = {}
+        self._names: frozenset[str] = frozenset()
 
     def begin(self, sent: ArrayRecord) -> None:
         """Remember the weights that the gradients belong to."""
@@ -67,7 +68,7 @@ class GradientStep:
         buffers = decode(_record(content, BUFFERS), rest) if rest else {}
         if self._gradient.count and gradient.keys() != self._names:
             raise BadUpdate("its gradients name other tensors than those of the sites before it")
-        self._names = gradient.keys()
+        self._names = frozenset(gradient)
         self._gradient.add(gradient, weight)
         self._buffers.add(buffers, weight)
 

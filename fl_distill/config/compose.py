@@ -190,7 +190,7 @@ def _plain(config: DictConfig, models: Mapping[str, DictConfig | None]) -> tuple
     chosen = hydra.runtime.choices.model
     try:
         run = {"run_dir": str(hydra.run.dir), "sweep_dir": str(hydra.sweep.dir)}
-        plain = OmegaConf.to_container(OmegaConf.masked_copy(config, [k for k in config if k != "hydra"]), resolve=True)
+        plain = OmegaConf.to_container(OmegaConf.masked_copy(config, [str(k) for k in config if k != "hydra"]), resolve=True)
     except OmegaConfBaseException as error:
         raise ConfigError(_first_line(error)) from error
     specs = {name: OmegaConf.to_container(spec, resolve=True) for name, spec in models.items() if spec is not None}

@@ -1,0 +1,139 @@
+"""Flower's own engines: Ray in this process, and `flwr run` with a real local SuperLink."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from .conftest import ROOT, Finished, Launch, command, same
+
+BASE = ("rounds=3", "sites=4", "track.plots=false", "log=quiet")
+
+
+def ray_processes() -> list[psutil.Process]:
+    return [p for p in psutil.process_iter(["name"]) if p.info["name"] in ("raylet", "gcs_server")]
+
+
+def test_simulation_gives_what_local_processes_give(launch: Launch, tmp_path: Path) -> None:
+    before = len(ray_processes())
+    folder = tmp_path / "ray"
+    process = command(*BASE, "strategy=fedprox", "collect.fraction=0.8", f"hydra.run.dir={folder}")
+    _, errors = process.communicate(timeout=200)
+    assert process.returncode == 0, errors
+    here = launch(*BASE, "strategy=fedprox", "collect.fraction=0.8", "runtime.workers=2")
+    there = Finished(folder, 0)
+    assert there.rows == here.rows
+    assert there.summary == here.summary
+    assert same(there.weights(), here.weights())
+    assert len(ray_processes()) == before
+
+
+def test_local_training_on_ray_keeps_each_sites_model(launch: Launch, tmp_path: Path) -> None:
+    mix = ("strategy=local", "models=[mlp,cnn]")
+    process = command(*BASE, *mix, f"hydra.run.dir={tmp_path}/ray")
+    _, errors = process.communicate(timeout=200)
+    assert process.returncode == 0, errors
+    assert Finished(tmp_path / "ray", 0).rows == launch(*BASE, *mix).rows
+
+
+def test_a_ray_worker_killed_mid_round_is_replaced(tmp_path: Path) -> None:
+    process = command(
+        "rounds=8", "sites=6", "local.epochs=60", "track.plots=false", f"hydra.run.dir={tmp_path}/ray", "log=quiet"
+    )
+    deadline = time.monotonic() + 120
+    actors: list[psutil.Process] = []
+    rows = tmp_path / "ray" / "rounds.jsonl"
+    while time.monotonic() < deadline and not (actors and rows.exists()):
+        actors = [c for c in psutil.Process(process.pid).children(recursive=True) if "ClientAppActor" in _title(c)]
+        time.sleep(0.1)
+    actors[0].send_signal(signal.SIGKILL)
+    _, errors = process.communicate(timeout=200)
+    assert process.returncode == 0, errors
+    done = Finished(tmp_path / "ray", 0)
+    failed = [len(row["failures"]) for row in done.rows]
+    assert 1 <= sum(failed) <= 2
+    assert failed[-1] == 0
+
+
+def _title(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
+
+def test_an_interrupt_leaves_no_ray_behind(tmp_path: Path) -> None:
+    before = len(ray_processes())
+    process = command("rounds=500", "sites=4", "track.plots=false", f"hydra.run.dir={tmp_path}/ray", "log=quiet")
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "ray" / "rounds.jsonl").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "can be resumed" in errors
+    time.sleep(1)
+    assert len(ray_processes()) == before
+    assert Finished(tmp_path / "ray", 130).summary["status"] == "interrupted"
+
+
+def test_more_resources_than_there_are_is_a_configuration_error(tmp_path: Path) -> None:
+    process = command("runtime.cpus_per_site=4000", f"hydra.run.dir={tmp_path}/ray")
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert "lower runtime.cpus_per_site" in errors
+
+
+@pytest.fixture
+def superlink(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """The environment of a local SuperLink of this test's own; it is stopped afterwards."""
+    environment = os.environ | {
+        "HOME": str(tmp_path / "home"),
+        "FLWR_HOME": str(tmp_path / "flwr"),
+        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": "46091",
+        "FLWR_LOCAL_CONTROL_API_PORT": "46093",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    }
+    environment.pop("PYTHONPATH", None)
+    (tmp_path / "home").mkdir()
+    yield environment
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("FLWR_HOME") == environment["FLWR_HOME"]:
+                process.kill()
+        except psutil.Error:
+            continue
+
+
+def test_flwr_run_from_a_checkout_gives_the_same_rounds(
+    superlink: dict[str, str], tmp_path: Path, launch: Launch
+) -> None:
+    app = tmp_path / "fl-distill"
+    kept = ("conf", "fl_distill", "strategies", "pyproject.toml", "README.md", "LICENSE")
+    app.mkdir()
+    for name in kept:
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, app / name, ignore=shutil.ignore_patterns("__pycache__"))
+        elif source.exists():
+            shutil.copy(source, app / name)
+    overrides = "strategy=fedprox rounds=3 sites=4 track.plots=false log=quiet"
+    done = subprocess.run(
+        ["flwr", "run", ".", "--stream", "--run-config", f'overrides="{overrides}"',
+         "--federation-config", "num-supernodes=4"],
+        cwd=app, env=superlink, capture_output=True, text=True, timeout=240, check=False,
+    )
+    folders = list((tmp_path / "home" / ".fl-distill" / "runs").glob("*"))
+    assert len(folders) == 1, done.stdout + done.stderr
+    assert Finished(folders[0], 0).rows == launch(*overrides.split()).rows
