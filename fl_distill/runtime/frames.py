@@ -1,131 +1,145 @@
-"""Messages between this machine's processes: a JSON header and raw buffers, without pickle; exact to the bit."""
+"""Records as a JSON header and a list of byte buffers, without pickle; exact in types, order and every bit.
+
+The header names the records and says how to read the buffers; where the buffers travel (in the same frame,
+or in shared memory) is the transport's affair, see `wire` and `shared`.
+"""
 
 import json
-import socket
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, Metadata, MetricRecord, RecordDict
 
-from .flower_private import compose
+from ..errors import FlDistillError
+from .flower_private import compose, make_array
 
-Buffers = list[bytes]
-Header = dict[str, Any]
-
-_HEAD = struct.Struct("<QQ")
-_FIELDS = ["run_id", "message_id", "src_node_id", "dst_node_id", "reply_to_message_id", "group_id", "created_at", "ttl", "message_type", "src_task_id", "dst_task_id"]
+_to_json = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
 
 
-def pack_arrays(record: ArrayRecord, buffers: Buffers) -> list[Any]:
-    """The table of a record, `[name, dtype, shape, stype, buffer index]` a row; the data is appended to `buffers`."""
-    table = []
-    for name, array in record.items():
-        table.append([name, array.dtype, [int(n) for n in array.shape], array.stype, len(buffers)])
-        buffers.append(bytes(array.data))
-    return table
+class FrameError(FlDistillError):
+    """A frame between the runtime's own processes cannot be read: it is damaged, or of another version."""
 
 
-def unpack_arrays(table: Sequence[Any], buffers: Sequence[bytes]) -> dict[str, Array]:
-    """The arrays of a table."""
-    return {
-        name: Array(dtype, tuple(shape), stype, bytes(buffers[index])) for name, dtype, shape, stype, index in table
-    }
+def encode(records: RecordDict) -> tuple[bytes, list[bytes]]:
+    """The header of `records` and the buffers it speaks of, in order; array data is not copied."""
+    buffers: list[bytes] = []
+    described = [[name, *_describe(record, buffers)] for name, record in records.items()]
+    return _to_json(described).encode(), buffers
 
 
-def pack(records: RecordDict, buffers: Buffers) -> list[Any]:
-    """`[name, kind, body]` for each record, in order."""
-    return [[name, *_pack_record(record, buffers)] for name, record in records.items()]
+def decode(header: bytes, buffers: Sequence[bytes]) -> RecordDict:
+    """The records that `encode` described; arrays share the given buffers.
+
+    Raises `FrameError` when header and buffers do not belong together.
+    """
+    return restore(parse(header), buffers)
 
 
-def unpack(described: Sequence[Any], buffers: Sequence[bytes]) -> RecordDict:
-    """The records that `pack` described."""
-    return RecordDict({name: _unpack_record(kind, body, buffers) for name, kind, body in described})
+def parse(header: bytes | bytearray | memoryview) -> Any:
+    """The JSON value of a header."""
+    try:
+        return json.loads(bytes(header))
+    except ValueError as error:
+        raise FrameError(f"Expected the JSON header of a frame, got {bytes(header[:40])!r}: {error}.") from error
 
 
-def pack_message(
-    message: Message, buffers: Buffers, put: Callable[[ArrayRecord], list[Any] | None] | None = None
-) -> Header:
-    """The header of a message; `put` may find a shared place for an array record instead of `buffers`."""
-    header: Header = {"metadata": [getattr(message.metadata, name) for name in _FIELDS]}
-    if message.has_error():
-        return {**header, "error": [message.error.code, message.error.reason]}
-    rows = []
-    for name, record in message.content.items():
-        place = put(record) if put is not None and isinstance(record, ArrayRecord) else None
-        rows.append([name, *(_pack_record(record, buffers) if place is None else ("shared", place))])
-    return {**header, "content": rows}
+def restore(described: Any, buffers: Sequence[bytes]) -> RecordDict:
+    """The records of a parsed header; see `decode`."""
+    source = iter(buffers)
+    try:
+        records = RecordDict({name: _READERS[kind](items, source) for name, kind, items in described})
+    except (LookupError, RuntimeError, StopIteration, TypeError, ValueError, struct.error) as error:
+        raise FrameError(f"Records do not fit their description: {type(error).__name__}: {error}.") from error
+    if (rest := sum(1 for _ in source)) > 0:
+        raise FrameError(f"{rest} of {len(buffers)} buffers belong to no record.")
+    return records
 
 
-def unpack_message(
-    header: Header, buffers: Sequence[bytes], get: Callable[[Sequence[Any]], ArrayRecord] | None = None
-) -> Message:
-    """The message that `pack_message` described; `get` reads shared places."""
-    metadata = Metadata(*header["metadata"])
-    if "error" in header:
-        return compose(metadata, Error(*header["error"]))
-    content = RecordDict()
-    for name, kind, body in header["content"]:
-        shared = kind == "shared" and get is not None
-        content[name] = get(body) if shared and get else _unpack_record(kind, body, buffers)
-    return compose(metadata, content)
-
-
-def send(to: socket.socket, header: Header, buffers: Sequence[bytes]) -> None:
-    """Write one frame, blocking."""
-    text = json.dumps({"header": header, "lengths": [len(b) for b in buffers]}).encode()
-    to.sendall(_HEAD.pack(len(text), sum(len(b) for b in buffers)) + text)
-    for buffer in buffers:
-        to.sendall(buffer)
-
-
-def receive(source: socket.socket) -> tuple[Header, Buffers]:
-    """Read one frame, blocking; EOFError when the other side is gone, ValueError when the frame is damaged."""
-    length, total = _HEAD.unpack(_exactly(source, _HEAD.size))
-    envelope = json.loads(_exactly(source, length))
-    lengths = envelope["lengths"]
-    if min(lengths, default=0) < 0 or sum(lengths) != total:
-        raise ValueError(f"a frame announces {total} bytes of buffers and lists {sum(lengths)}")
-    return envelope["header"], [_exactly(source, n) for n in lengths]
-
-
-def _exactly(source: socket.socket, count: int) -> bytes:
-    data = bytearray(count)
-    view = memoryview(data)
-    while view:
-        got = source.recv_into(view)
-        if not got:
-            raise EOFError("the other side of a socket is gone")
-        view = view[got:]
-    return bytes(data)
-
-
-def _pack_record(record: ArrayRecord | MetricRecord | ConfigRecord, buffers: Buffers) -> tuple[str, list[Any]]:
+def _describe(record: ArrayRecord | MetricRecord | ConfigRecord, buffers: list[bytes]) -> tuple[str, list[Any]]:
     if isinstance(record, ArrayRecord):
-        return "array", pack_arrays(record, buffers)
-    kind = "metric" if isinstance(record, MetricRecord) else "config"
-    return kind, [[key, _pack_value(value, buffers)] for key, value in record.items()]
+        return "arrays", [_describe_array(key, array, buffers) for key, array in record.items()]
+    kind = "metrics" if isinstance(record, MetricRecord) else "configs"
+    return kind, [[key, *_describe_value(value, buffers)] for key, value in record.items()]
 
 
-def _unpack_record(
-    kind: str, body: Sequence[Any], buffers: Sequence[bytes]
-) -> ArrayRecord | MetricRecord | ConfigRecord:
-    if kind == "array":
-        return ArrayRecord(unpack_arrays(body, buffers))
-    values = {key: _unpack_value(value, buffers) for key, value in body}
-    return MetricRecord(values) if kind == "metric" else ConfigRecord(values)
+def _describe_array(key: str, array: Array, buffers: list[bytes]) -> list[Any]:
+    data = array.data
+    buffers.append(data if type(data) is bytes else bytes(data))
+    return [key, array.dtype, [int(n) for n in array.shape], array.stype]
 
 
-def _pack_value(value: Any, buffers: Buffers) -> Any:
-    if isinstance(value, list):
-        return [_pack_value(item, buffers) for item in value]
-    if isinstance(value, bytes):
-        buffers.append(value)
-        return {"buffer": len(buffers) - 1}
-    return float(value) if isinstance(value, float) else value
+def _describe_value(value: Any, buffers: list[bytes]) -> tuple[str, Any]:
+    """A tag and a JSON value. JSON itself is exact for everything but floats (NaN) and bytes."""
+    many = isinstance(value, list)
+    sample = value[0] if many and value else value
+    if isinstance(sample, float):
+        values = value if many else [value]
+        return "floats" if many else "float", struct.pack(f"<{len(values)}d", *values).hex()
+    if isinstance(sample, bytes):
+        buffers.extend(value if many else [value])
+        return ("bytes", None) if not many else ("byte-strings", len(value))
+    return "json", value
 
 
-def _unpack_value(value: Any, buffers: Sequence[bytes]) -> Any:
-    if isinstance(value, list):
-        return [_unpack_value(item, buffers) for item in value]
-    return bytes(buffers[value["buffer"]]) if isinstance(value, dict) else value
+def _floats(text: str) -> list[float]:
+    data = bytes.fromhex(text)
+    return list(struct.unpack(f"<{len(data) // 8}d", data))
+
+
+_VALUE_READERS: dict[str, Callable[[Any, Iterator[bytes]], Any]] = {
+    "json": lambda value, source: value,
+    "float": lambda text, source: _floats(text)[0],
+    "floats": lambda text, source: _floats(text),
+    "bytes": lambda _, source: next(source),
+    "byte-strings": lambda count, source: [next(source) for _ in range(count)],
+}
+
+
+def _read_arrays(items: Any, source: Iterator[bytes]) -> ArrayRecord:
+    record = ArrayRecord()
+    for key, dtype, shape, stype in items:
+        record[key] = make_array(dtype, tuple(shape), stype, next(source))
+    return record
+
+
+def _read_values(items: Any, source: Iterator[bytes]) -> dict[str, Any]:
+    return {key: _VALUE_READERS[tag](value, source) for key, tag, value in items}
+
+
+_READERS: dict[str, Callable[[Any, Iterator[bytes]], ArrayRecord | MetricRecord | ConfigRecord]] = {
+    "arrays": _read_arrays,
+    "metrics": lambda items, source: MetricRecord(_read_values(items, source)),
+    "configs": lambda items, source: ConfigRecord(_read_values(items, source)),
+}
+
+
+def metadata_fields(metadata: Metadata) -> list[Any]:
+    """The metadata as a JSON list, in the order of `Metadata`'s arguments."""
+    return [
+        metadata.run_id,
+        metadata.message_id,
+        metadata.src_node_id,
+        metadata.dst_node_id,
+        metadata.reply_to_message_id,
+        metadata.group_id,
+        metadata.created_at,
+        metadata.ttl,
+        metadata.message_type,
+        metadata.src_task_id,
+        metadata.dst_task_id,
+    ]
+
+
+def rebuild(fields: list[Any], body: RecordDict | Error) -> Message:
+    """The message with these `metadata_fields` and this body."""
+    try:
+        metadata = Metadata(*fields)
+    except (TypeError, ValueError) as error:
+        raise FrameError(f"Expected the fields of a message's metadata, got {fields!r}: {error}.") from error
+    return compose(metadata, body)
+
+
+def to_json(value: Any) -> bytes:
+    """Compact JSON; NaN and infinities are written as Python reads them back."""
+    return _to_json(value).encode()

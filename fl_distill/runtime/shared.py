@@ -1,0 +1,203 @@
+"""Memory that processes of this machine share: files without a name, mapped by whoever holds a descriptor."""
+
+import contextlib
+import ctypes
+import mmap
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from .frames import FrameError
+
+_GRAIN = 1 << 16
+_ALIGN = 64
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+
+
+def anonymous_file() -> int:
+    """A descriptor of an empty file that vanishes with its last user, whatever ends that user."""
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("fl-distill")
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())
+
+
+class Region:
+    """A growing file, mapped as far as needed; one process writes, any other reads."""
+
+    def __init__(self, descriptor: int, *, writable: bool) -> None:
+        self._descriptor = descriptor
+        self._access = mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ
+        self._map: mmap.mmap | None = None
+
+    def write(self, offset: int, data: bytes) -> None:
+        """Put `data` at `offset`; the file grows when it has to."""
+        end = offset + len(data)
+        if end:
+            self._mapped(end, grow=True)[offset:end] = data
+
+    def reserve(self, size: int) -> None:
+        """Make room for `size` bytes at once, rather than in steps."""
+        if size:
+            self._mapped(size, grow=True)
+
+    def read(self, offset: int, length: int) -> bytes:
+        """A copy of `length` bytes at `offset`. Raises `FrameError` when the file does not reach that far."""
+        if offset < 0 or length < 0:
+            raise FrameError(f"Expected a place in shared memory, got offset {offset} and length {length}.")
+        if not length:
+            return b""
+        return self._mapped(offset + length, grow=False)[offset : offset + length]
+
+    def close(self) -> None:
+        """Unmap and close the file here; other processes keep theirs."""
+        if self._map is not None:
+            self._map.close()
+            self._map = None
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def _mapped(self, end: int, *, grow: bool) -> mmap.mmap:
+        if self._map is not None and end <= len(self._map):
+            return self._map
+        size = os.fstat(self._descriptor).st_size
+        if end > size and grow:
+            size = -(-end // _GRAIN) * _GRAIN
+            os.ftruncate(self._descriptor, size)
+        if end > size:
+            raise FrameError(f"Expected {end} bytes in shared memory, found {size}.")
+        if self._map is not None:
+            self._map.close()
+        self._map = mmap.mmap(self._descriptor, size, access=self._access)
+        return self._map
+
+
+@dataclass(slots=True)
+class Item:
+    """Bytes that lie in the library; `users` counts the messages on their way that need them."""
+
+    data: bytes
+    serial: int
+    offset: int
+    size: int
+    users: int = 0
+
+
+class Library:
+    """The parent's side: each distinct `bytes` object is written once, however many messages carry it.
+
+    Identity of the object decides, and the library holds it, so it can neither change nor give its identity
+    away. What no message needs any longer stays until its place is wanted: the next round may need it again.
+    """
+
+    def __init__(self, on_evict: Callable[[int], None], growth: int = 1 << 25) -> None:
+        self._growth = growth
+        self.descriptor = anonymous_file()
+        self._region = Region(self.descriptor, writable=True)
+        self._on_evict = on_evict
+        self._items: dict[int, Item] = {}
+        self._by_identity: dict[int, Item] = {}
+        self._idle: dict[int, Item] = {}
+        self._free = [(0, 0)]
+        self._serial = 0
+
+    def borrow(self, data: bytes) -> Item:
+        """The item that holds `data`, written now if it is not there yet; give it back with `release`."""
+        item = self._by_identity.get(id(data))
+        if item is None:
+            item = self._add(data)
+        item.users += 1
+        self._idle.pop(item.serial, None)
+        return item
+
+    def release(self, items: Sequence[Item]) -> None:
+        """One message less needs these."""
+        for item in items:
+            item.users -= 1
+            if item.users == 0:
+                self._idle[item.serial] = item
+
+    def data(self, serial: int) -> bytes:
+        """The bytes of an item in use. Raises `FrameError` when there is none of that number."""
+        if serial not in self._items:
+            raise FrameError(f"Expected the number of shared bytes in use, got {serial}.")
+        return self._items[serial].data
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file, used or not."""
+        return os.fstat(self.descriptor).st_size
+
+    def close(self) -> None:
+        """Give the memory back."""
+        self._items.clear()
+        self._by_identity.clear()
+        self._idle.clear()
+        self._region.close()
+
+    def _add(self, data: bytes) -> Item:
+        size = -(-len(data) // _ALIGN) * _ALIGN
+        self._serial += 1
+        item = Item(data, self._serial, self._allocate(size), size)
+        self._region.write(item.offset, data)
+        self._items[item.serial] = self._by_identity[id(data)] = item
+        return item
+
+    def _allocate(self, size: int) -> int:
+        """First fit; then make room by forgetting what is idle, oldest first; then grow."""
+        while (offset := self._first_fit(size)) is None:
+            if self._idle:
+                self._evict(next(iter(self._idle.values())))
+            else:
+                self._grow(size)
+        return offset
+
+    def _first_fit(self, size: int) -> int | None:
+        for index, (offset, length) in enumerate(self._free):
+            if length >= size:
+                self._free[index : index + 1] = [(offset + size, length - size)] if length > size else []
+                return offset
+        return None
+
+    def _evict(self, item: Item) -> None:
+        del self._idle[item.serial], self._items[item.serial], self._by_identity[id(item.data)]
+        self._give(item.offset, item.size)
+        self._on_evict(item.serial)
+
+    def _grow(self, size: int) -> None:
+        end = self.size
+        more = max(size, self._growth)
+        os.ftruncate(self.descriptor, end + more)
+        self._give(end, more)
+
+    def _give(self, offset: int, length: int) -> None:
+        """Return a range to the sorted free list, joined with its neighbours."""
+        ranges: list[tuple[int, int]] = []
+        for start, extent in sorted([*self._free, (offset, length)]):
+            if ranges and sum(ranges[-1]) == start:
+                ranges[-1] = (ranges[-1][0], ranges[-1][1] + extent)
+            elif extent:
+                ranges.append((start, extent))
+        self._free = ranges
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep what is freed, up to half a gigabyte, instead of handing it back to the system.
+
+    Models come and go by the megabyte, and page faults on fresh memory cost several times the copy itself.
+    Workers inherit the setting.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, 1 << 25)
+        mallopt(_M_MMAP_THRESHOLD, 1 << 30)  # refused by some versions, which then keep the line above
+        mallopt(_M_TRIM_THRESHOLD, 1 << 29)
+
+
+def close_quietly(*descriptors: int) -> None:
+    """Close what is still open."""
+    for descriptor in descriptors:
+        with contextlib.suppress(OSError):
+            os.close(descriptor)

@@ -1,0 +1,151 @@
+"""What `runtime.flower_private` relies on. A failure here names what Flower has moved."""
+
+import ast
+import dataclasses
+import inspect
+from pathlib import Path
+
+import pytest
+from flwr.app import Array, ConfigRecord, Error, Message, Metadata, RecordDict
+from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
+from flwr.serverapp import Grid
+from flwr.supercore.run import Run
+from flwr.supercore.task_identity import TaskIdentity
+
+import fl_distill.runtime.flower_private as private
+
+MOVED = "Flower changed: see fl_distill/runtime/flower_private.py. "
+FIELDS = [
+    "run_id",
+    "message_id",
+    "src_node_id",
+    "dst_node_id",
+    "reply_to_message_id",
+    "group_id",
+    "created_at",
+    "ttl",
+    "message_type",
+    "src_task_id",
+    "dst_task_id",
+]
+
+
+def identity_now() -> list[int | None]:
+    return [getattr(TaskIdentity, name) for name in ("_task_id", "_run_id", "_node_id")]
+
+
+@pytest.fixture(autouse=True)
+def no_identity(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("_task_id", "_run_id", "_node_id"):
+        monkeypatch.setattr(TaskIdentity, name, None)
+
+
+def test_messages_need_an_identity_and_a_claim_gives_it() -> None:
+    with pytest.raises(RuntimeError, match="not set"):
+        Message(RecordDict(), 1001, "train")
+    with private.identity(7):
+        message = Message(RecordDict(), 1001, "train")
+    assert message.metadata.run_id == 7, MOVED + "Message no longer takes its run from TaskIdentity."
+    assert message.metadata.src_node_id == SUPERLINK_NODE_ID == 1, MOVED + "SUPERLINK_NODE_ID"
+    assert message.metadata.message_id == "", MOVED + "Message now has an id of its own."
+    assert identity_now() == [None, None, None]
+
+
+def test_claims_nest_and_end_in_any_order() -> None:
+    first, second = private.identity(1), private.identity(2)
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    Message(RecordDict(), 1001, "train")
+    second.__exit__(None, None, None)
+    assert identity_now() == [None, None, None]
+
+
+def test_an_identity_of_flowers_own_runtime_stays() -> None:
+    TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 5, 6, 7
+    with private.identity(1):
+        assert identity_now() == [5, 6, 7]
+    assert identity_now() == [5, 6, 7]
+
+
+def test_claim_ends_after_an_exception() -> None:
+    with pytest.raises(KeyError), private.identity(1):
+        raise KeyError
+    assert identity_now() == [None, None, None]
+
+
+def test_stamp_sets_the_message_id() -> None:
+    with private.identity(1):
+        message = Message(RecordDict(), 1001, "train")
+    private.stamp(message, "abc")
+    assert message.metadata.message_id == "abc", MOVED + "Metadata keeps its message_id elsewhere."
+    reply = Message(RecordDict(), reply_to=message)
+    assert reply.metadata.reply_to_message_id == "abc"
+    assert (reply.metadata.src_node_id, reply.metadata.dst_node_id) == (1001, SUPERLINK_NODE_ID)
+
+
+def test_metadata_takes_the_fields_in_this_order() -> None:
+    parameters = list(inspect.signature(Metadata).parameters)
+    assert parameters == FIELDS, MOVED + f"Metadata's arguments are {parameters}."
+    metadata = Metadata(1, "a", 2, 3, "b", "g", 4.5, 6.0, "train.distill", 8, None)
+    assert [getattr(metadata, name) for name in FIELDS] == [
+        1, "a", 2, 3, "b", "g", 4.5, 6.0, "train.distill", 8, None,
+    ]  # fmt: skip
+
+
+def test_compose_keeps_metadata_and_body() -> None:
+    metadata = Metadata(1, "a", 2, 3, "b", "g", 4.5, 6.0, "query", 8, 9)
+    content = RecordDict({"c": ConfigRecord({"k": 1})})
+    message = private.compose(metadata, content)
+    assert message.content is content, MOVED + "make_message"
+    assert message.metadata is metadata, MOVED + "make_message"
+    failed = private.compose(metadata, Error(3, "why"))
+    assert failed.has_error(), MOVED + "make_message"
+    assert (failed.error.code, failed.error.reason) == (3, "why")
+
+
+def test_make_array_makes_what_the_constructor_makes() -> None:
+    slow = Array("float32", (2, 3), "numpy.ndarray", b"abc")
+    fast = private.make_array("float32", (2, 3), "numpy.ndarray", b"abc")
+    assert vars(fast) == vars(slow), MOVED + "Array has other attributes."
+    assert fast == slow
+    assert fast.object_id == slow.object_id, MOVED + "Array has other attributes."
+    with pytest.raises(TypeError, match="Expected str, str and bytes"):
+        private.make_array("f", (), "s", bytearray(b"a"))  # type: ignore[arg-type]
+
+
+def test_error_codes() -> None:
+    assert [private.RAISED, private.APP_CRASHED, private.NO_REPLY, private.UNAVAILABLE] == [
+        ErrorCode.CLIENT_APP_RAISED_EXCEPTION,
+        ErrorCode.CLIENT_APP_CRASHED,
+        ErrorCode.REPLY_MESSAGE_UNAVAILABLE,
+        ErrorCode.NODE_UNAVAILABLE,
+    ]
+    assert len({private.RAISED, private.APP_CRASHED, private.NO_REPLY, private.UNAVAILABLE}) == 4
+
+
+def test_empty_run() -> None:
+    run = private.empty_run(9)
+    assert isinstance(run, Run)
+    assert run.run_id == 9
+    assert dataclasses.is_dataclass(run)
+
+
+def test_node_config_is_that_of_flowers_simulation() -> None:
+    assert private.node_config(2, 10) == {"partition-id": 2, "num-partitions": 10}, MOVED + "node_config keys"
+
+
+def test_grid_asks_for_what_process_grid_has() -> None:
+    asked = {"set_run", "run", "create_message", "get_node_ids"}
+    asked |= {"push_messages", "pull_messages", "send_and_receive"}
+    assert Grid.__abstractmethods__ == asked, MOVED + f"Grid now asks for {sorted(Grid.__abstractmethods__)}."
+
+
+def test_no_other_file_of_the_runtime_imports_private_names() -> None:
+    public = {"flwr.app", "flwr.clientapp", "flwr.serverapp", "flwr.serverapp.strategy", "flwr.simulation"}
+    for path in sorted(Path(private.__file__).parent.glob("*.py")):
+        tree = ast.parse(path.read_text())
+        modules = {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and not node.level}
+        modules |= {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+        strange = {name for name in modules if name.split(".")[0] == "flwr"} - public
+        assert not strange or path.name == "flower_private.py", f"{path.name} imports {sorted(strange)}"
