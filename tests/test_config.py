@@ -12,7 +12,7 @@ from fl_distill.targets import call
 
 ROOT = Path(__file__).parent.parent
 CHOICES = [
-    f"{path.parent.relative_to(ROOT / 'conf').as_posix()}={path.stem}"
+    path.relative_to(ROOT / "conf").with_suffix("").as_posix().replace("/", "=", 1)
     for path in sorted((ROOT / "conf").rglob("*.yaml"))
     if path.parent != ROOT / "conf"
 ]

@@ -2,14 +2,14 @@
 
 import math
 import warnings
-from collections.abc import ItemsView, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from io import BytesIO
 
 import numpy as np
 import torch
-from flwr.app import Array, ArrayRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from torch import Tensor
 
 from ..errors import BadUpdate
@@ -70,17 +70,16 @@ def decode(record: ArrayRecord, schema: Schema | None = None) -> dict[str, Tenso
 
 def payload_bytes(content: RecordDict) -> int:
     """Bytes of the encoded records: arrays as they lie in the message, numbers at 8 bytes, texts as UTF-8."""
-    total = 0
-    for name, array in (item for arrays in content.array_records.values() for item in _items(arrays)):
-        total += len(name.encode()) + len(array.data)
-    for scalars in (*content.metric_records.values(), *content.config_records.values()):
+    total = sum(map(_array_bytes, content.array_records.values()))
+    numbers: list[MetricRecord | ConfigRecord] = [*content.metric_records.values(), *content.config_records.values()]
+    for scalars in numbers:
         for name, value in scalars.items():
             total += len(name.encode()) + sum(map(_scalar_bytes, value if isinstance(value, list) else [value]))
     return total
 
 
-def _items(arrays: ArrayRecord) -> ItemsView[str, Array]:
-    return arrays.items()
+def _array_bytes(record: ArrayRecord) -> int:
+    return sum(len(name.encode()) + len(array.data) for name, array in record.items())
 
 
 def _encode_one(name: str, tensor: Tensor) -> Array:

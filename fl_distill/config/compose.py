@@ -112,8 +112,13 @@ def _groups(places: Sequence[Path] = ()) -> dict[str, list[str]]:
     """The groups and their choices: this package's, and those in folders of the user's own."""
     loader = GlobalHydra.instance().config_loader()
     groups = {group: loader.get_group_options(group) for group in loader.list_groups("") if group != "hydra"}
-    for path in (path for place in places for path in place.glob("*/*.yaml")):
-        groups[path.parent.name] = sorted({*groups.get(path.parent.name, []), path.stem})
+    for group, choices in groups.items():
+        for inner in loader.list_groups(group):
+            choices += [f"{inner}/{choice}" for choice in loader.get_group_options(f"{group}/{inner}")]
+    for place in places:
+        for path in place.glob("*/**/*.yaml"):
+            group, *rest = path.relative_to(place).with_suffix("").parts
+            groups[group] = sorted({*groups.get(group, []), "/".join(rest)})
     return dict(sorted(groups.items()))
 
 
@@ -190,7 +195,9 @@ def _plain(config: DictConfig, models: Mapping[str, DictConfig | None]) -> tuple
     chosen = hydra.runtime.choices.model
     try:
         run = {"run_dir": str(hydra.run.dir), "sweep_dir": str(hydra.sweep.dir)}
-        plain = OmegaConf.to_container(OmegaConf.masked_copy(config, [str(k) for k in config if k != "hydra"]), resolve=True)
+        plain = OmegaConf.to_container(
+            OmegaConf.masked_copy(config, [str(k) for k in config if k != "hydra"]), resolve=True
+        )
     except OmegaConfBaseException as error:
         raise ConfigError(_first_line(error)) from error
     specs = {name: OmegaConf.to_container(spec, resolve=True) for name, spec in models.items() if spec is not None}
