@@ -3,7 +3,7 @@
 import difflib
 import importlib
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from .errors import ConfigError
@@ -14,53 +14,31 @@ TARGET = "_target_"
 def call(spec: Mapping[str, Any], **extra: Any) -> Any:
     """Call what `spec` names with its own arguments and `extra`.
 
-    Raises `ConfigError` when the path cannot be imported, when an argument does not exist (with the nearest
-    names), or when the callee refuses a value with ValueError.
+    Raises `ConfigError` as `resolve` does, and when the callee refuses a value with ValueError.
     """
-    path = str(spec.get(TARGET, ""))
-    function = locate(path)
-    arguments = {str(key): value for key, value in spec.items() if key != TARGET}
-    check_arguments(path, function, arguments, extra)
+    function, arguments = resolve(spec, extra=extra)
     try:
         return function(**arguments, **extra)
     except ValueError as error:
-        raise ConfigError(f"{_short(path)}: {error}") from error
+        raise ConfigError(f"{_short(spec[TARGET])}: {error}") from error
 
 
-def locate(path: str) -> Callable[..., Any]:
-    """The object at a dotted import path."""
-    module, _, name = path.rpartition(".")
-    if not module:
+def resolve(
+    spec: Mapping[str, Any], positional: Sequence[str] = (), extra: Collection[str] = ()
+) -> tuple[Callable[..., Any], dict[str, Any]]:
+    """What `spec` names and the arguments it holds, for a caller that adds `positional` ones in front and `extra` ones.
+
+    Raises `ConfigError` when the path cannot be imported, and for every argument that does not exist (with the
+    nearest names) or is missing. The names of `positional` only describe: the callee may call them as it likes.
+    """
+    path = spec.get(TARGET)
+    if not isinstance(path, str) or not all(path.rpartition(".")[::2]):
         raise ConfigError(f"{TARGET}: expected an import path such as 'my_package.MyNet', not {path!r}")
-    try:
-        found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"cannot import {path!r}: {error}") from error
-    if not callable(found):
-        raise ConfigError(f"{path!r} is a {type(found).__name__}, expected a class or a function")
-    return found  # type: ignore[no-any-return]
-
-
-def check_arguments(
-    path: str, function: Callable[..., Any], arguments: Mapping[str, Any], extra: Mapping[str, Any]
-) -> None:
-    """Raise `ConfigError` that names every argument `function` does not take, or lacks."""
-    parameters = inspect.signature(function).parameters.values()
-    named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-    open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters)
-    names = [p.name for p in named if p.name not in extra]
-    faults = [
-        f"{_short(path)} has no setting {key!r}{nearest(key, names)}"
-        for key in arguments
-        if key not in names and not open_ended
-    ]
-    faults += [
-        f"{_short(path)} needs a value for {p.name!r}"
-        for p in named
-        if p.default is p.empty and p.name not in arguments and p.name not in extra
-    ]
-    if faults:
+    function = _locate(path)
+    arguments = {str(key): value for key, value in spec.items() if key != TARGET}
+    if faults := _faults(path, function, arguments, positional, extra):
         raise ConfigError(faults)
+    return function, arguments
 
 
 def nearest(word: str, known: Iterable[str], count: int = 3) -> str:
@@ -69,6 +47,47 @@ def nearest(word: str, known: Iterable[str], count: int = 3) -> str:
     if close := difflib.get_close_matches(word, known, n=count, cutoff=0.6):
         return "; did you mean " + " or ".join(map(repr, close)) + "?"
     return "; there are " + ", ".join(known) if 0 < len(known) <= 30 else ""
+
+
+def _locate(path: str) -> Callable[..., Any]:
+    place, _, name = path.rpartition(".")
+    try:
+        module = importlib.import_module(place)
+    except Exception as error:  # a user's own module may fail in any way while it is imported
+        raise ConfigError(f"cannot import {path!r}: {type(error).__name__}: {error}") from error
+    found = getattr(module, name, None)
+    if not callable(found):
+        public = [n for n in getattr(module, "__all__", dir(module)) if callable(getattr(module, n, None))]
+        raise ConfigError(f"cannot import {path!r}: {place} has no function or class {name!r}{nearest(name, public)}")
+    return found  # type: ignore[no-any-return]
+
+
+def _faults(
+    path: str,
+    function: Callable[..., Any],
+    arguments: Mapping[str, Any],
+    positional: Sequence[str],
+    extra: Collection[str],
+) -> list[str]:
+    """One sentence for each argument that `function` does not take, or lacks."""
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # implemented in C: nothing to check against
+        return []
+    taken = list(signature.parameters.values())
+    slots = [p.name for p in taken if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    if len(slots) < len(positional) and all(p.kind is not p.VAR_POSITIONAL for p in taken):
+        return [f"{path} must take ({', '.join(positional)}, ...); its signature is {signature}"]
+    filled = {*slots[: len(positional)], *extra}
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in taken)
+    settings = {p.name: p for p in taken if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    free = [name for name in settings if name not in filled]
+    unknown = [key for key in arguments if key in filled or not (key in settings or open_ended)]
+    lacking = [name for name in free if settings[name].default is inspect.Parameter.empty and name not in arguments]
+    return [
+        *(f"{_short(path)} has no setting {key!r}{nearest(key, free)}" for key in unknown),
+        *(f"{_short(path)} needs a value for {name!r}" for name in lacking),
+    ]
 
 
 def _short(path: str) -> str:

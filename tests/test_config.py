@@ -86,8 +86,8 @@ def test_impossible_values_come_together() -> None:
         (["per_site.site-1.lrr=1"], "per_site.site-1.lrr: no such setting; did you mean 'lr'?"),
         (["per_site.site-1.lr=-1"], "per_site.site-1: lr must be a positive number"),
         (["a b"], "cannot read 'a b'"),
-        (["+model.depth=3"], "has no parameter `depth`"),
-        (["model._target_=no.such.net"], "cannot be imported"),
+        (["+model.depth=3"], "has no setting 'depth'"),
+        (["model._target_=no.such.net"], "cannot import 'no.such.net'"),
         (["models=7"], "models must be a list"),
     ],
 )

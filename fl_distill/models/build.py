@@ -1,0 +1,76 @@
+"""From a configuration to a model, with initial weights from a seed of its own."""
+
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fl_distill.errors import ConfigError
+from fl_distill.targets import TARGET, resolve
+
+# Weights are drawn from torch's global CPU generator: two threads that build at once would mix their streams.
+_SEEDED = threading.RLock()
+_GIVEN = ("input_shape", "classes")
+
+
+def build(spec: Mapping[str, Any], input_shape: tuple[int, ...], classes: int, generator_seed: int) -> nn.Module:
+    """The model that `spec` describes, with initial weights that depend on `generator_seed` alone.
+
+    `spec` holds `_target_`, the import path of a builder (`fl_distill.models.mlp`, or a user's own function
+    or class), and its parameters; the builder is called as `builder(input_shape, classes, **params)`. The
+    caller's random state is left as it was. ConfigError names an unknown builder or parameter, and what the
+    builder says against the values.
+    """
+    builder, params = resolve(spec, _GIVEN)
+    with _SEEDED, torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        torch.default_generator.manual_seed(generator_seed)
+        return _call(spec[TARGET], builder, tuple(input_shape), classes, params)
+
+
+def faults(
+    spec: Mapping[str, Any], input_shape: tuple[int, ...] | None = None, classes: int | None = None
+) -> list[str]:
+    """Every reason why `spec` cannot be built and score a batch, one sentence each.
+
+    Where shape or classes are not known yet, only the builder's path and the names of its parameters are checked.
+    """
+    try:
+        if input_shape is None or classes is None:
+            resolve(spec, _GIVEN)
+        else:
+            _check_scores(spec[TARGET], build(spec, input_shape, classes, 0), tuple(input_shape), classes)
+    except ConfigError as error:
+        return error.faults
+    return []
+
+
+def parameter_count(model: nn.Module) -> int:
+    """How many numbers training may change."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def _call(
+    target: str, builder: Callable[..., Any], input_shape: tuple[int, ...], classes: int, params: Mapping[str, Any]
+) -> nn.Module:
+    try:
+        model = builder(input_shape, classes, **params)
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"model {target}: {error}") from error
+    if not isinstance(model, nn.Module):
+        raise ConfigError(f"model {target} must return a torch.nn.Module, got {type(model).__name__}")
+    return model
+
+
+def _check_scores(target: str, model: nn.Module, input_shape: tuple[int, ...], classes: int) -> None:
+    """Score two examples; raise ConfigError unless that works and the scores have the shape (2, classes)."""
+    try:
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            seen = model.eval()(torch.zeros(2, *input_shape))
+    except Exception as error:  # a user's model may fail in any way
+        raise ConfigError(f"model {target} fails on its first batch: {type(error).__name__}: {error}") from error
+    expected = (2, classes)
+    if not isinstance(seen, Tensor) or tuple(seen.shape) != expected:
+        got = tuple(seen.shape) if isinstance(seen, Tensor) else type(seen).__name__
+        raise ConfigError(f"model {target} must give scores of shape {expected} for two examples, got {got}")
