@@ -88,7 +88,7 @@ class Rounds:
         if not self._partial:
             row["failures"] |= {name: "straggler: it did not finish its work in time (simulated)" for name in slow}
             asked = [member for member in asked if member.name not in slow]
-        score = not self._shared_model or progress.open is not None
+        score = not self._shared_model or (progress.open is not None and not self._e.evaluate.separately)
         config = ConfigRecord({"score": score and self._scores_due(number), "needed-from": self._saved_round})
         view = Asked(self._grid, [member.node for member in asked])
         messages = list(self._strategy.configure_train(number, progress.arrays, config, view))
@@ -112,6 +112,8 @@ class Rounds:
         row["wall_s"] = time.perf_counter() - began
         if self._shared_model:
             progress.open = row
+            if self._e.evaluate.separately:
+                self._score_round(progress)
         else:
             add_scores(row, told, None)
             self._close(progress, row)
@@ -206,7 +208,9 @@ class Rounds:
         told: dict[str, Metrics] = {}
         if row is None:
             return
-        asked = self._roster.members if self._e.evaluate.sites_every else []
+        every = self._e.evaluate.sites_every
+        due = every > 0 and (row["round"] % every == 0 or not self._e.evaluate.separately)
+        asked = self._roster.members if due else []
         members = {member.node: member for member in asked}
         if members:
             view = Asked(self._grid, list(members))

@@ -134,6 +134,15 @@ def test_stragglers_count_in_fedprox_and_are_dropped_by_fedavg(launch: Launch) -
     assert all(not row["failures"] for row in fedprox.rows)
 
 
+def test_scores_may_travel_in_messages_of_their_own(launch: Launch) -> None:
+    riding, separate = launch("rounds=3"), launch("rounds=3", "evaluate.separately=true")
+    assert same(riding.weights(), separate.weights())
+    for a, b in zip(riding.rows, separate.rows, strict=True):
+        assert a["local_accuracy"] == b["local_accuracy"]
+        assert a["validation_accuracy"] == b["validation_accuracy"]
+    assert separate.summary["bytes_down"] > 1.4 * riding.summary["bytes_down"]
+
+
 @pytest.mark.parametrize("weight", ["uniform", "validation"])
 def test_other_weights_give_other_models(launch: Launch, weight: str) -> None:
     assert not same(launch().weights(), launch(f"strategy.weight={weight}").weights())

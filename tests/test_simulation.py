@@ -130,9 +130,22 @@ def test_flwr_run_from_a_checkout_gives_the_same_rounds(
             shutil.copy(source, app / name)
     overrides = "strategy=fedprox rounds=3 sites=4 track.plots=false log=quiet"
     done = subprocess.run(
-        ["flwr", "run", ".", "--stream", "--run-config", f'overrides="{overrides}"',
-         "--federation-config", "num-supernodes=4"],
-        cwd=app, env=superlink, capture_output=True, text=True, timeout=240, check=False,
+        [
+            "flwr",
+            "run",
+            ".",
+            "--stream",
+            "--run-config",
+            f'overrides="{overrides}"',
+            "--federation-config",
+            "num-supernodes=4",
+        ],
+        cwd=app,
+        env=superlink,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
     )
     folders = list((tmp_path / "home" / ".fl-distill" / "runs").glob("*"))
     assert len(folders) == 1, done.stdout + done.stderr

@@ -62,7 +62,9 @@ def test_fedavg_is_the_weighted_mean_of_a_float64_reference(examples: list[int])
     with identity(7):
         sites = [weights(i) for i in range(len(examples))]
         got = aggregate(
-            FedAvg(), weights(99), [reply(s, i, **{"num-examples": n}) for i, (s, n) in enumerate(zip(sites, examples, strict=True))]
+            FedAvg(),
+            weights(99),
+            [reply(s, i, **{"num-examples": n}) for i, (s, n) in enumerate(zip(sites, examples, strict=True))],
         )
     assert got is not None
     for name in ("a.weight", "bias"):

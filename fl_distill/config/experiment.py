@@ -70,7 +70,10 @@ def _component_faults(config: Mapping[str, Any]) -> list[str]:
     for name in ("strategy", "dataset", "partition"):
         try:
             built = call(config[name])
-            strategy = built if name == "strategy" else strategy
+            if name == "strategy" and not hasattr(built, "has_server_model"):
+                faults.append(f"strategy: {config[name]['_target_']} is no fl_distill.strategies.SiteStrategy")
+            elif name == "strategy":
+                strategy = built
         except ConfigError as error:
             faults += error.faults
     for spec in config["model_specs"].values():

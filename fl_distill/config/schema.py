@@ -49,10 +49,11 @@ class Collect:
 
 @dataclass(frozen=True)
 class Evaluate:
-    """How often models are scored."""
+    """How often models are scored, and whether sites do it in a message of its own."""
 
     server_every: int = 1
     sites_every: int = 1
+    separately: bool = False
 
     def __post_init__(self) -> None:
         require(
