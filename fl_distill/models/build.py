@@ -40,15 +40,11 @@ def faults(
         if input_shape is None or classes is None:
             resolve(spec, _GIVEN)
         else:
-            _check_scores(spec[TARGET], build(spec, input_shape, classes, 0), tuple(input_shape), classes)
+            model = build(spec, input_shape, classes, 0)
+            _check_scores(spec[TARGET], model, tuple(input_shape), classes)
     except ConfigError as error:
         return error.faults
     return []
-
-
-def parameter_count(model: nn.Module) -> int:
-    """How many numbers training may change."""
-    return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
 def _call(
