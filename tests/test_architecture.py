@@ -205,7 +205,6 @@ HEAVY = (
     "pandas",
     "pyarrow",
     "ray",
-    "rich",
     "sklearn",
     "torchvision",
     "wandb",
