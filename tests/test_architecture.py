@@ -3,7 +3,8 @@
 import ast
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -110,6 +111,29 @@ def faults(name: str, source: str, package: bool = False) -> list[str]:
 def _public_flower(target: str) -> bool:
     """`flwr.app` and its like are public, `flwr.serverapp.strategy` too, but no other module inside them."""
     return target in (*FLOWER, "flwr.serverapp.strategy")
+
+
+def check_no_circle(sources: Mapping[str, tuple[str, bool]]) -> None:
+    """CycleError with the circle, where rooms import each other."""
+    graph: dict[str, set[str]] = {}
+    for name, (source, package) in sources.items():
+        targets = {_room(target) for target in imported(name, source, package) if target.startswith("fl_distill.")}
+        graph.setdefault(_room(name), set()).update(targets - {_room(name)})
+    TopologicalSorter(graph).prepare()
+
+
+def _room(name: str) -> str:
+    return ".".join(name.split(".")[:2])
+
+
+def test_rooms_form_no_circle() -> None:
+    check_no_circle(MODULES)
+    circle = {
+        "fl_distill.codec.x": ("def f():\n    from ..data import y", False),
+        "fl_distill.data.y": ("from fl_distill.codec.x import f", False),
+    }
+    with pytest.raises(CycleError):
+        check_no_circle(circle)
 
 
 @pytest.mark.parametrize("name", MODULES)
