@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 from flwr.app import Message
 from flwr.serverapp import Grid
@@ -21,6 +22,14 @@ class Reply:
     fault: str | None
     bytes_down: int = 0
     bytes_up: int = 0
+
+
+@runtime_checkable
+class Cancels(Protocol):
+    """A grid that can give up messages; Flower's own cannot, and run them to their end."""
+
+    def cancel(self, message_ids: Iterable[str]) -> None:
+        """Nobody waits for replies to these messages any more."""
 
 
 def _never() -> None:
@@ -68,6 +77,8 @@ class Collector:
                 least = min(0.001 * len(waiting), self.poll_s)
                 time.sleep(max(pause, least))
                 pause = min(2 * pause, self.poll_s)
+        if waiting and isinstance(grid, Cancels):
+            grid.cancel(waiting)  # the next round shall not wait for what this one has given up
         for node, down in waiting.values():
             yield Reply(node, None, LATE.format(self.timeout_s if self.grace_s is None else self.grace_s), down)
 

@@ -25,6 +25,8 @@ from fl_distill.errors import FlDistillError
 from fl_distill.runtime import flower_private
 from fl_distill.runtime.process_grid import ProcessGrid
 
+from .conftest import Launch
+
 app = ClientApp()
 
 
@@ -265,7 +267,9 @@ def test_bad_messages_are_refused(grid: ProcessGrid) -> None:
     assert reply.error.code == flower_private.UNAVAILABLE
     assert "there is no node 42; nodes are 1001 to 1005" in (reply.error.reason or "")
     with pytest.raises(ValueError, match="Expected an instruction"):
-        grid.push_messages([reply])
+        grid.push_messages([to(1001, "query"), reply])
+    (reply,) = grid.send_and_receive([to(1001, "query")])
+    assert metric(reply, "n") == 1  # what came before the bad message was not pushed either
 
 
 def test_timeout_returns_what_is_there(crew: ProcessGrid) -> None:
@@ -375,6 +379,101 @@ def test_a_dead_zygote_is_reported() -> None:
             grid.send_and_receive([to(1001, "query.sleep")], timeout=10)
 
 
+def test_a_zygote_that_dies_with_unread_orders_is_reported() -> None:
+    with ProcessGrid(app, nodes=2, workers=1) as grid:
+        ids = grid.push_messages([to(1001, "query.sleep")])
+        grid.pull_messages(ids)
+        (zygote,) = psutil.Process().children()
+        zygote.suspend()
+        grid.cancel(ids)
+        zygote.kill()
+        with pytest.raises(FlDistillError, match="starts the workers died"):
+            grid.send_and_receive([to(1002, "query.sleep")], timeout=10)
+
+
+def test_a_signal_to_the_whole_group_leaves_the_zygote_to_the_parent() -> None:
+    with ProcessGrid(app, nodes=2, workers=1) as grid:
+        for process in psutil.Process().children():
+            process.terminate()
+        assert metric(grid.send_and_receive([to(1001, "query")], timeout=10)[0], "n") == 1
+
+
+# ------------------------------------------------------------------ messages nobody waits for
+
+
+def test_cancelled_messages_free_their_workers(crew: ProcessGrid) -> None:
+    nodes = crew.get_node_ids()
+    messages = [to(nodes[0], "query.sleep"), to(nodes[1], "query.sleep"), *(to(node, "query") for node in nodes)]
+    ids = crew.push_messages(messages)
+    crew.pull_messages(ids)
+    started = time.monotonic()
+    crew.cancel(ids)
+    replies = crew.send_and_receive([to(node, "query") for node in nodes], timeout=20)
+    assert time.monotonic() - started < 3
+    assert [metric(reply, "n") for reply in replies] == [1] * 5  # the cancelled ones were never served
+    assert crew.pull_messages(ids) == []
+
+
+def test_a_cancelled_message_behind_another_gives_way() -> None:
+    with ProcessGrid(app, nodes=4, workers=1) as grid:
+        nodes = grid.get_node_ids()
+        kinds = ["query.pause", "query.sleep", "query", "query"]
+        ids = grid.push_messages([to(node, kind) for node, kind in zip(nodes, kinds, strict=True)])
+        grid.cancel([ids[1]])
+        started, replies = time.monotonic(), []
+        while len(replies) < 3 and time.monotonic() - started < 10:
+            replies += grid.pull_messages(ids)
+        assert [reply.metadata.src_node_id for reply in replies] == [nodes[0], nodes[2], nodes[3]]
+        assert not any(reply.has_error() for reply in replies)
+
+
+def test_cancelling_costs_no_other_message(grid: ProcessGrid) -> None:
+    nodes = grid.get_node_ids()
+    ids = grid.push_messages([to(node, "query.pause") for node in nodes])
+    grid.cancel([*ids[3:], "nobody"])
+    replies: list[Message] = []
+    started = time.monotonic()
+    while len(replies) < 3 and time.monotonic() - started < 10:
+        replies += grid.pull_messages(ids)
+    assert sorted(reply.metadata.src_node_id for reply in replies) == nodes[:3]
+    assert grid.pull_messages(ids) == []
+    grid.cancel(ids)
+    grid.cancel([])
+    assert metric(grid.send_and_receive([to(nodes[4], "query")])[0], "n") == 1
+
+
+def test_a_cancelled_message_gets_no_late_error(crew: ProcessGrid) -> None:
+    ids = crew.push_messages([to(crew.get_node_ids()[0], "query.sleep", ttl=0.2) for _ in range(3)])
+    crew.cancel(ids)
+    time.sleep(0.3)
+    assert crew.pull_messages(ids) == []
+
+
+def test_a_cancelled_reply_is_dropped(grid: ProcessGrid) -> None:
+    first, second = grid.push_messages([to(1001, "query"), to(1001, "query")])
+    while not grid.pull_messages([second]):
+        pass
+    grid.cancel([first])
+    assert grid.pull_messages([first]) == []
+
+
+def test_the_next_round_does_not_wait_for_what_the_last_one_gave_up(launch: Launch) -> None:
+    started = time.monotonic()
+    done = launch(
+        *(f"per_site.site-{n}.steps=100000000" for n in (2, 3)),
+        "collect.timeout_s=60",
+        "collect.grace_s=0.5",
+        "collect.min_results=2",
+        "runtime.workers=2",
+        "rounds=2",
+        "evaluate.sites_every=0",
+    )
+    assert time.monotonic() - started < 40
+    for row in done.rows:
+        assert set(row["failures"]) == {"site-2", "site-3"}
+        assert all("no reply within 0.5 s" in reason for reason in row["failures"].values())
+
+
 # ------------------------------------------------------------------ load
 
 
@@ -412,6 +511,15 @@ def test_close_is_prompt_and_may_come_twice() -> None:
     assert grid.pull_messages(ids) == []
     with pytest.raises(FlDistillError, match="closed"):
         grid.push_messages([])
+
+
+def test_an_older_grid_closes_promptly_while_a_newer_one_lives() -> None:
+    older = ProcessGrid(app, nodes=2, workers=1)
+    with ProcessGrid(app, nodes=2, workers=1) as newer:
+        started = time.monotonic()
+        older.close()
+        assert time.monotonic() - started < 3
+        assert metric(newer.send_and_receive([to(1001, "query")])[0], "n") == 1
 
 
 def test_a_forgotten_grid_closes_itself() -> None:

@@ -8,7 +8,7 @@ import os
 import selectors
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Set
 
 from flwr.app import Message
 
@@ -17,7 +17,7 @@ from .flower_private import APP_CRASHED, NO_REPLY
 from .frames import FrameError
 from .member import Member
 from .shared import Library, Region, anonymous_file, close_quietly, keep_freed_memory
-from .tasks import States, Task, TaskQueue
+from .tasks import States, Task, TaskQueue, late_in_queue
 from .worker import SLOTS, Job, Worker
 from .zygote import Zygote, how
 
@@ -42,12 +42,27 @@ class Crew:
         self._zygote = Zygote(lambda parent, *slots: Worker(job, parent, library, slots).run())
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._zygote.socket, selectors.EVENT_READ)
-        for _ in range(workers):
-            self._hire()
+        try:
+            for _ in range(workers):
+                self._hire()
+        except BaseException:
+            self.close()
+            raise
 
     def submit(self, task: Task) -> None:
         """Queue a task, and send it if a worker is free."""
         self._tasks.add(task)
+        self._dispatch()
+
+    def cancel(self, ids: Set[str]) -> None:
+        """Nobody waits for the messages with these ids: skip those in the queue, kill workers that run one.
+
+        One that a worker holds behind another message is given up about a second after its turn has come.
+        """
+        self._tasks.cancel(ids)
+        for member in list(self._members.values()):
+            if member.held and member.held[0].metadata.message_id in ids:
+                self._dismiss(member, "nobody waits for a reply")
         self._dispatch()
 
     def pump(self, wait_s: float) -> None:
@@ -134,11 +149,11 @@ class Crew:
     def _expire(self, now: float) -> None:
         running = {m.held[0].number: m for m in self._members.values() if m.held}
         for task in self._tasks.overdue(now):
-            late = f"no reply within {task.metadata.ttl:g} s"
             if (member := running.get(task.number)) is None:
                 task.expired = True
-                self._deliver(task, task.failed(NO_REPLY, f"{late}; the message was still in the queue"))
+                self._deliver(task, task.failed(NO_REPLY, late_in_queue(task.metadata.ttl)))
             else:
+                late = f"no reply within {task.metadata.ttl:g} s"
                 self._dismiss(member, f"{late}; the worker was killed and replaced")
         for member in list(self._members.values()):
             # A worker refuses a message that expired in its hands, but it may have begun it just before.

@@ -40,7 +40,7 @@ def parse(header: bytes | bytearray | memoryview) -> Any:
     """The JSON value of a header."""
     try:
         return json.loads(bytes(header))
-    except ValueError as error:
+    except (RecursionError, ValueError) as error:
         raise FrameError(f"Expected the JSON header of a frame, got {bytes(header[:40])!r}: {error}.") from error
 
 

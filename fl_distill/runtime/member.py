@@ -12,6 +12,7 @@ from flwr.app import Error, Message
 from . import frames, wire
 from .shared import Library, Region
 from .tasks import States, Task
+from .zygote import hang_up
 
 SHARE_FROM = 512
 """Bytes from which a buffer goes through the library rather than through the socket."""
@@ -88,7 +89,7 @@ class Member:
 
     def close(self) -> None:
         """Close what the parent has of it."""
-        self.socket.close()
+        hang_up(self.socket)
         for slot in self.slots:
             slot.close()
 

@@ -125,6 +125,9 @@ class ProcessGrid(Grid):
         """
         if not self._close.alive:
             raise FlDistillError("The grid is closed; make a new one.")
+        messages = list(messages)
+        for message in messages:
+            _check_instruction(message)
         return [self._push(message) for message in messages]
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
@@ -137,6 +140,19 @@ class ProcessGrid(Grid):
         while self._crew is not None and not self._inbox.has_any(wanted) and time.monotonic() < until:
             self._work(until - time.monotonic())
         return self._inbox.take(wanted)
+
+    def cancel(self, message_ids: Iterable[str]) -> None:
+        """Drop messages nobody waits for any more: no reply will come, and a worker busy with one is replaced.
+
+        Ids that are unknown, or whose reply was pulled already, do no harm. With `workers=0` nothing is busy.
+        """
+        unwanted = set(message_ids)
+        if not self._close.alive:
+            return
+        if self._crew is not None:
+            self._crew.cancel(unwanted)
+        self._inline = deque(task for task in self._inline if task.metadata.message_id not in unwanted)
+        self._inbox.take(unwanted)
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
         """Push, then pull until all replies are there or time is out; replies in the messages' order."""
@@ -152,8 +168,6 @@ class ProcessGrid(Grid):
     # -------------------------------------------------------------- inside
 
     def _push(self, message: Message) -> str:
-        if message.has_error() or message.metadata.reply_to_message_id or not message.metadata.ttl > 0:
-            raise ValueError(f"Expected an instruction with content and a positive ttl, got {message.metadata}.")
         stamp(message, uuid.uuid4().hex)
         task = self._task(message)
         if not FIRST_NODE <= task.node < FIRST_NODE + self._job.nodes:
@@ -201,3 +215,9 @@ class ProcessGrid(Grid):
         if reply.has_error():
             return compose(reply.metadata, Error(reply.error.code, reply.error.reason))
         return compose(reply.metadata, frames.decode(*frames.encode(reply.content)))
+
+
+def _check_instruction(message: Message) -> None:
+    """Raises `ValueError` for an error, a reply, or a message that is past its time before it starts."""
+    if message.has_error() or message.metadata.reply_to_message_id or not message.metadata.ttl > 0:
+        raise ValueError(f"Expected an instruction with content and a positive ttl, got {message.metadata}.")

@@ -2,7 +2,7 @@
 
 import heapq
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +15,7 @@ from .shared import Item
 
 @dataclass(slots=True, eq=False)
 class Task:
-    """One message between push and reply. Once `expired`, its error reply is out and no other is wanted."""
+    """One message between push and reply. Once `expired`, no reply is wanted: an error is out, or nobody waits."""
 
     number: int
     metadata: Metadata
@@ -35,6 +35,11 @@ class Task:
     def failed(self, code: int, reason: str) -> Message:
         """The error reply to this task's message."""
         return Message(Error(code, reason), reply_to=compose(self.metadata, RecordDict()))
+
+
+def late_in_queue(ttl: float) -> str:
+    """The reason why a message that nobody began has no reply."""
+    return f"no reply within {ttl:g} s; the message was still in the queue"
 
 
 class TaskQueue:
@@ -86,11 +91,16 @@ class TaskQueue:
         else:
             del self._waiting[task.node]
 
+    def cancel(self, ids: Set[str]) -> None:
+        """Nobody waits for the messages with these ids; those still in the queue will not be taken."""
+        for _, _, task in self._deadlines:
+            task.expired |= task.metadata.message_id in ids
+
     def overdue(self, now: float) -> Iterator[Task]:
-        """Tasks whose deadline has passed, each once."""
+        """Tasks whose deadline has passed and that somebody waits for, each once."""
         while self._deadlines and (self._deadlines[0][0] <= now or self._deadlines[0][2].done):
             task = heapq.heappop(self._deadlines)[2]
-            if not task.done:
+            if not (task.done or task.expired):
                 yield task
 
     def next_deadline(self) -> float:

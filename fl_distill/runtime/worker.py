@@ -21,6 +21,7 @@ from flwr.clientapp import ClientApp
 from . import frames, wire
 from .flower_private import NO_REPLY, RAISED, node_config
 from .shared import Region
+from .tasks import late_in_queue
 
 SLOTS = 2
 """Messages that a worker holds at most, and reply memories that it uses in turn."""
@@ -130,7 +131,7 @@ class Worker:
         before = frames.restore(state or [], buffers[split:])
         known = {id(b): p[1] for b, p in zip(buffers, envelope["places"], strict=True) if p[0] == "kept"}
         if time.monotonic() > envelope["deadline"]:
-            late = Message(Error(NO_REPLY, "The message expired before it was its turn."), reply_to=message)
+            late = Message(Error(NO_REPLY, late_in_queue(message.metadata.ttl)), reply_to=message)
             return self._pack(late, None, known)
         seed_globally(envelope["seed"])
         return self._pack(*answer(self._job, message, before), known)

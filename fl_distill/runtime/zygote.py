@@ -17,7 +17,7 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from typing import NoReturn
 
 from ..errors import FlDistillError
@@ -28,6 +28,8 @@ _LOOK_AROUND_S = 1.0
 _PATIENCE_S = 5.0
 _PR_SET_PDEATHSIG = 1
 _DESCRIPTORS = 8
+_PARENTS = frozenset({signal.SIGINT, signal.SIGTERM})
+"""Signals that reach the whole process group; the parent alone decides what they mean."""
 
 WorkerMain = Callable[..., None]
 """The life of a worker: takes its socket to the parent, then the descriptors it was given."""
@@ -41,14 +43,14 @@ class Zygote:
         sys.stdout.flush()
         sys.stderr.flush()
         parent = os.getpid()
-        # Ctrl-C in the child before it ignores it would raise in the middle of the caller's code, twice.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        # A signal in the child before it ignores it would run the caller's handler in the caller's code, twice.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _PARENTS)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns when threads exist
                 self._pid = os.fork()
             if self._pid == 0:
-                _live(lambda: _Nursery(theirs, parent, main).run(), close=self.socket)
+                _live(lambda: _Nursery(theirs, parent, main).run(), close=self.socket, ignore=_PARENTS)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()
@@ -64,18 +66,22 @@ class Zygote:
 
     def deaths(self) -> Iterator[tuple[int, int]]:
         """Number and wait status of workers that have died since the last call, without waiting."""
-        with contextlib.suppress(BlockingIOError):
+        try:
             data = self.socket.recv(1 << 16, socket.MSG_DONTWAIT)
-            if not data:
-                raise _gone()
-            self._pending += data
+        except BlockingIOError:
+            return
+        except ConnectionResetError as error:
+            raise _gone() from error
+        if not data:
+            raise _gone()
+        self._pending += data
         while len(self._pending) >= _REPORT.size:
             report, self._pending = self._pending[: _REPORT.size], self._pending[_REPORT.size :]
             yield _REPORT.unpack(report)
 
     def close(self) -> None:
         """Kill all workers and the zygote, and wait until they are gone."""
-        self.socket.close()
+        hang_up(self.socket)
         until = time.monotonic() + _PATIENCE_S
         with contextlib.suppress(ChildProcessError):
             while not os.waitpid(self._pid, os.WNOHANG)[0]:
@@ -145,7 +151,7 @@ class _Nursery:
         if pid == 0:
             self._wake.close()
             self._wakeup.close()
-            _live(lambda: self._become(zygote, *descriptors), close=self._control)
+            _live(lambda: self._become(zygote, *descriptors), close=self._control, ignore={signal.SIGINT})
         self._children[pid] = number
         for descriptor in descriptors:
             os.close(descriptor)
@@ -166,16 +172,14 @@ class _Nursery:
                     self._control.sendall(_REPORT.pack(number, status))
 
 
-def _live(life: Callable[[], None], close: socket.socket) -> NoReturn:
+def _live(life: Callable[[], None], close: socket.socket, ignore: Set[signal.Signals]) -> NoReturn:
     """The whole life of a forked child; it never returns into its parent's code."""
     code = 1
     try:
         signal.set_wakeup_fd(-1)
-        # Ctrl-C reaches the whole process group; the parent alone decides what it means.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        for number in (signal.SIGTERM, signal.SIGCHLD, signal.SIGALRM):
-            signal.signal(number, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD, signal.SIGALRM):
+            signal.signal(number, signal.SIG_IGN if number in ignore else signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _PARENTS)
         close.close()
         sys.stdin = open(os.devnull)  # noqa: SIM115
         life()
@@ -187,6 +191,13 @@ def _live(life: Callable[[], None], close: socket.socket) -> NoReturn:
             sys.stdout.flush()
             sys.stderr.flush()
         os._exit(code)
+
+
+def hang_up(connection: socket.socket) -> None:
+    """Close a socket for every process that has a copy: a later fork of the parent has, and would hold it open."""
+    with contextlib.suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
+    connection.close()
 
 
 def how(status: int) -> str:
