@@ -1,7 +1,9 @@
 """Records and frames survive the way between processes to the bit, and damage is noticed."""
 
+import contextlib
 import math
 import os
+import socket
 import struct
 from random import Random
 from typing import Any
@@ -112,6 +114,41 @@ def test_errors_travel() -> None:
 def test_damaged_headers_are_refused(header: bytes) -> None:
     with pytest.raises(frames.FrameError):
         frames.decode(header, [])
+
+
+@pytest.mark.parametrize("dtype", ["?", "i1", "u2", "i4", "u8", "f2", "f4", "f8", "c16", "S3", "U2", ">f4"])
+@pytest.mark.parametrize("shape", [(), (0,), (2, 0, 3), (3, 1, 2)], ids=str)
+def test_numpy_arrays_come_back_exactly(dtype: str, shape: tuple[int, ...]) -> None:
+    before = np.arange(math.prod(shape)).astype(dtype).reshape(shape)
+    after = frames.decode(*frames.encode(RecordDict({"a": ArrayRecord([before])}))).array_records["a"]["0"].numpy()
+    assert (after.dtype, after.shape, after.tobytes()) == (before.dtype, before.shape, before.tobytes())
+
+
+@patient
+@given(records, st.data())
+def test_damage_is_refused_or_harmless(content: RecordDict, data: st.DataObject) -> None:
+    header, buffers = frames.encode(content)
+    cut = data.draw(st.integers(0, len(header)))
+    length = data.draw(st.integers(0, 4))
+    junk = data.draw(st.text('[]{}",0123456789.e-nul\\ \xff', max_size=4)).encode("latin1")
+    damaged = header[:cut] + junk + header[cut + length :]
+    with contextlib.suppress(frames.FrameError):
+        assert isinstance(frames.decode(damaged, buffers), RecordDict)
+
+
+def test_endless_nesting_is_refused() -> None:
+    with pytest.raises(frames.FrameError, match="header"):
+        frames.parse(b"[" * 200_000)
+
+
+def test_a_frame_cut_short_is_the_end_rather_than_a_wait() -> None:
+    whole = wire.frame(b"[1,2]", [b"abc"])
+    for length in range(len(whole)):
+        ours, theirs = socket.socketpair()
+        ours.sendall(whole[:length])
+        ours.close()
+        with theirs, pytest.raises(EOFError):
+            wire.receive(theirs)
 
 
 def test_left_over_buffers_are_refused() -> None:
