@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import venv
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import fl_distill
 ROOT = Path(__file__).parent.parent
 FOLDERS = ("fl_distill", "strategies", "conf")
 FILES = (".gitignore", "LICENSE", "README.md", "pyproject.toml")
-# What every way of installing must give; `before` makes the place importable where PYTHONPATH is not enough.
+# What every way of installing must give.
 PROBE = """
 import json, sys, fl_distill, fl_distill.conf, fl_distill.strategies as strategies
 from fl_distill.config import experiment
@@ -34,12 +35,12 @@ print(json.dumps({
 """
 
 
-def python(code: str, folder: Path, path: Path | None = None) -> subprocess.CompletedProcess[str]:
+def python(
+    code: str, folder: Path, path: Path | None = None, interpreter: str | Path = sys.executable
+) -> subprocess.CompletedProcess[str]:
     env = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     env |= {"PYTHONPATH": str(path)} if path else {}
-    return subprocess.run(
-        [sys.executable, "-c", code], cwd=folder, env=env, capture_output=True, text=True, check=False
-    )
+    return subprocess.run([interpreter, "-c", code], cwd=folder, env=env, capture_output=True, text=True, check=False)
 
 
 def run(*command: str | Path, cwd: Path, **environment: str) -> None:
@@ -47,8 +48,8 @@ def run(*command: str | Path, cwd: Path, **environment: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def probe(folder: Path, path: Path | None = None, before: str = "") -> dict[str, Any]:
-    done = python(before + PROBE, folder, path)
+def probe(folder: Path, path: Path | None = None, interpreter: str | Path = sys.executable) -> dict[str, Any]:
+    done = python(PROBE, folder, path, interpreter)
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
     assert found["module"].startswith("fl_distill.strategies.")
@@ -101,7 +102,8 @@ def test_strategies_have_one_name(checkout: Path) -> None:
 
 
 def test_a_wheel_holds_everything_under_one_name(checkout: Path, tmp_path: Path) -> None:
-    run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", tmp_path, checkout, cwd=tmp_path)
+    # Without --wheel, the wheel is built from the source distribution: both must hold everything.
+    run(sys.executable, "-m", "build", "--no-isolation", "--outdir", tmp_path, checkout, cwd=tmp_path)
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
@@ -121,11 +123,25 @@ def test_a_wheel_holds_everything_under_one_name(checkout: Path, tmp_path: Path)
     assert found["strategies"] == str(target / "fl_distill/strategies/__init__.py")
 
 
+def environment_without_this_project(folder: Path) -> Path:
+    """The interpreter of a new environment: all that is installed here but this project, which would come first."""
+    venv.create(folder)
+    links = folder / "links"
+    links.mkdir()
+    for site in (path for path in map(Path, sys.path) if path.name in ("site-packages", "dist-packages")):
+        for entry in site.iterdir():
+            if "fl_distill" not in entry.name and not (links / entry.name).exists():
+                (links / entry.name).symlink_to(entry)
+    (site_packages,) = folder.glob("lib/python*/site-packages")
+    (site_packages / "links.pth").write_text(f"{links}\n", encoding="utf-8")
+    return folder / "bin/python"
+
+
 def test_an_editable_install_reads_the_checkout(checkout: Path, tmp_path: Path) -> None:
-    target = tmp_path / "installed"
-    flags = ["-q", "--no-deps", "--no-index", "--no-build-isolation", "--target", target]
-    run(sys.executable, "-m", "pip", "install", *flags, "-e", checkout, cwd=tmp_path)
-    found = probe(tmp_path, before=f"import site; site.addsitedir({str(target)!r})")
+    interpreter = environment_without_this_project(tmp_path / "environment")
+    flags = ["-q", "--no-deps", "--no-index", "--no-build-isolation"]
+    run(sys.executable, "-m", "pip", "--python", interpreter, "install", *flags, "-e", checkout, cwd=tmp_path)
+    found = probe(tmp_path, interpreter=interpreter)
     assert found["package"] == str(checkout / "fl_distill/__init__.py")
     assert found["strategies"] == str(checkout / "strategies/__init__.py")
 
