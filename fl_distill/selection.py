@@ -18,8 +18,8 @@ def sample(members: Sequence[Member], fraction: float, least: int, seed: int, nu
 
 
 def stragglers(asked: Sequence[Member], part: float, seed: int, number: int) -> dict[str, float]:
-    """Site name -> part of its work, uniform in (0, 1), for `part` of the sites asked (rounded)."""
-    count = round(part * len(asked))
+    """Site name -> part of its work, uniform in (0, 1), for `part` of the sites asked (rounded down)."""
+    count = int(part * len(asked) + 1e-9)
     if not count:
         return {}
     draws = generator(seed, "stragglers", number)

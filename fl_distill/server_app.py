@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,9 @@ class _Server:
         self._grid, self._place, self._e, self._stop = grid, place, e, check_stop
         self._strategy: SiteStrategy = call(e.strategy)
         self._collector = Collector(e.collect.timeout_s, e.collect.grace_s, e.collect.min_results, poll_s, check_stop)
-        self._roster = Roster(grid, self._collector, place.federation.classes)
+        # Saying who one is may include loading the data: no grace, and at least the time given for joining.
+        patient = replace(self._collector, grace_s=None, timeout_s=max(e.collect.timeout_s, e.collect.join_s))
+        self._roster = Roster(grid, patient, place.federation.classes)
         self._checkpoints = Checkpoints(place.folder / "checkpoints", e.checkpoint.keep)
         self._log = RoundLog(place.folder)
         self._saved = self._checkpoints.newest() if resume else None

@@ -22,7 +22,15 @@ def main() -> int:
         for name in ("strategies", "conf"):
             (package / name).symlink_to(ROOT / name)
         cache = ROOT / ".mypy_cache"
-        command = [sys.executable, "-m", "mypy", "--config-file", str(ROOT / "pyproject.toml"), "--cache-dir", str(cache)]
+        command = [
+            sys.executable,
+            "-m",
+            "mypy",
+            "--config-file",
+            str(ROOT / "pyproject.toml"),
+            "--cache-dir",
+            str(cache),
+        ]
         return subprocess.run(
             [*command, *sys.argv[1:], "-p", "fl_distill"],
             cwd=folder,
