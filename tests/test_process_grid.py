@@ -486,6 +486,16 @@ def test_large_models_both_ways(crew: ProcessGrid) -> None:
                 assert value[-1] == np.float32(1_399_999) * 2 + partition
 
 
+def test_where_there_are_no_memory_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "memfd_create", raising=False)  # as on macOS
+    with ProcessGrid(app, nodes=3, workers=2) as grid:
+        content = model(3, 40_000)
+        for partition, reply in enumerate(
+            grid.send_and_receive([to(n, "train", content) for n in grid.get_node_ids()])
+        ):
+            np.testing.assert_array_equal(received(reply)["1"], np.arange(40_000, dtype=np.float32) * 2 + partition)
+
+
 def test_each_message_its_own_large_content(crew: ProcessGrid) -> None:
     messages = [to(node, "evaluate", model(500_000 + node)) for node in crew.get_node_ids()]
     for node, reply in zip(crew.get_node_ids(), crew.send_and_receive(messages, timeout=60), strict=True):
