@@ -61,7 +61,7 @@ def test_an_image_folder_with_a_truncated_file(capsys: pytest.CaptureFixture[str
 def test_a_table_with_an_unknown_category_or_an_empty_column(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, text: str, named: str
 ) -> None:
-    (tmp_path / "t.csv").write_text(text * 5 if "pink" in text else text.replace("0\n", "0\n" * 1))
+    (tmp_path / "t.csv").write_text(text)
     shown = refused(
         capsys,
         "dataset=csv",

@@ -29,8 +29,8 @@ def test_german_credit_beats_guessing_the_majority(launch: Launch) -> None:
 def test_four_architectures_train_alone_on_cifar10(launch: Launch) -> None:
     pytest.importorskip("torchvision")
     mix = "models=[cnn,resnet8,vit,mobilenet_v2]"
-    done = launch("dataset=cifar10", "strategy=local", mix, "rounds=1", "local.steps=4", "public=0.9", "local.batch_size=16",
-                  "evaluate.sites_every=0", "runtime.workers=2")  # fmt: skip
+    few = ("local.steps=4", "public=0.9", "local.batch_size=16", "evaluate.sites_every=0")
+    done = launch("dataset=cifar10", "strategy=local", mix, "rounds=1", *few, "runtime.workers=2")
     assert [entry["model"] for entry in done.summary["sites"].values()] == ["cnn", "resnet8", "vit", "mobilenet_v2"]
     assert not done.rows[0]["failures"]
     assert all(entry["loss"] > 0 for entry in done.rows[0]["sites"].values())

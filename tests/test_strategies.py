@@ -6,7 +6,6 @@ from collections.abc import Iterable
 import numpy as np
 import pytest
 import torch
-from fl_distill.strategies import FedAvg, FedProx, FedSGD, Local, SiteStrategy
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy import FedAvg as FlowerFedAvg
 from hypothesis import given
@@ -15,6 +14,7 @@ from hypothesis import strategies as st
 from fl_distill.codec import decode, encode
 from fl_distill.knowledge import WeightedMean
 from fl_distill.runtime.flower_private import identity
+from fl_distill.strategies import FedAvg, FedProx, FedSGD, Local, SiteStrategy
 
 Tensors = dict[str, torch.Tensor]
 

@@ -23,6 +23,7 @@ from .zygote import Zygote, how
 
 _GRACE_S = 1.0
 _EARLY_DEATHS = 5
+_WORTH_PREFETCHING_S = 0.02
 
 
 class Crew:
@@ -175,8 +176,10 @@ class Crew:
     def _free_member(self) -> Member | None:
         """Whom to give the next task: an idle worker, or one that may have a second."""
         member = min(self._members.values(), key=lambda m: len(m.held))
-        # At the end of a round a second task could wait behind a long one while another worker idles.
-        limit = SLOTS if len(self._tasks) >= len(self._members) else 1
+        # A second task pays where tasks are short. Behind a long one it would wait while another worker idles, and be
+        # late through no fault of its own when that one hangs.
+        quick = member.typical_s < _WORTH_PREFETCHING_S
+        limit = SLOTS if quick and len(self._tasks) >= len(self._members) else 1
         return member if len(member.held) < limit else None
 
     def _forget(self, serial: int) -> None:

@@ -22,13 +22,17 @@ _CHUNK = 1 << 18
 
 @dataclass(eq=False)
 class Member:
-    """A worker; `since` is when the first of the tasks that it holds became the one that it runs."""
+    """A worker; `since` is when the first of the tasks that it holds became the one that it runs.
+
+    `typical_s` is about how long its recent tasks took.
+    """
 
     number: int
     socket: socket.socket
     slots: list[Region]
     held: deque[Task] = field(default_factory=deque)
     since: float = 0.0
+    typical_s: float = 1.0
     unsent: bytearray = field(default_factory=bytearray)
     _inbox: wire.FrameReader = field(default_factory=wire.FrameReader)
     _known: set[int] = field(default_factory=set)
@@ -119,7 +123,9 @@ class Member:
         reply = frames.rebuild(envelope["metadata"], body)
         task = self.held.popleft()
         self._replies += 1
-        self.since = time.monotonic()
+        now = time.monotonic()
+        self.typical_s = 0.8 * min(self.typical_s, 1.0) + 0.2 * (now - self.since)
+        self.since = now
         if not envelope["keep_state"]:
             states.put(task.node, state, buffers[split:])
         return task, reply
