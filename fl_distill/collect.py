@@ -1,5 +1,6 @@
 """Send messages and hand on the replies as they arrive, under a policy of time."""
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from flwr.serverapp import Grid
 from .codec import payload_bytes
 
 LATE = "no reply within {:g} s"
+GRACE = "no reply within {:g} s of grace"
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class Collector:
         waiting = {
             key: (message.metadata.dst_node_id, sizes.of(message)) for key, message in zip(ids, messages, strict=True)
         }
-        deadline, good, pause = time.monotonic() + self.timeout_s, 0, 0.001
+        deadline, good, pause, late = time.monotonic() + self.timeout_s, 0, 0.001, LATE.format(self.timeout_s)
         while waiting and time.monotonic() < deadline:
             self.check_stop()
             before = time.monotonic()
@@ -69,8 +71,9 @@ class Collector:
                 reply = _reply(message, *waiting.pop(message.metadata.reply_to_message_id))
                 good += reply.fault is None
                 yield reply
-            if arrived and good >= self.enough and self.grace_s is not None:
-                deadline = min(deadline, time.monotonic() + self.grace_s)
+            cut = time.monotonic() + (math.inf if self.grace_s is None else self.grace_s)
+            if arrived and good >= self.enough and cut < deadline:
+                deadline, late = cut, GRACE.format(self.grace_s)
             if arrived:
                 pause = 0.001
             elif waiting and time.monotonic() - before < 0.01:  # a grid that waits by itself needs no pause
@@ -80,7 +83,7 @@ class Collector:
         if waiting and isinstance(grid, Cancels):
             grid.cancel(waiting)  # the next round shall not wait for what this one has given up
         for node, down in waiting.values():
-            yield Reply(node, None, LATE.format(self.timeout_s if self.grace_s is None else self.grace_s), down)
+            yield Reply(node, None, late, down)
 
 
 def in_order(replies: Iterable[Reply], nodes: Sequence[int]) -> Iterator[Reply]:

@@ -31,11 +31,12 @@ def single(overrides: Sequence[str], config_dir: str | None) -> None:
     from .runtime.start import run
 
     overrides = [_quoted(text) for text in overrides]
-    config, places = composed(overrides, config_dir)
-    if config["resume"]:
-        folder = Path(config["resume"])
-        run(_resumed(folder, overrides, config), folder, resume=True)
+    resume = composed([text for text in overrides if text.startswith("resume=")])[0]["resume"]
+    if resume:
+        folder = Path(resume)
+        run(_resumed(folder, overrides, config_dir), folder, resume=True)
     else:
+        config, places = composed(overrides, config_dir)
         run(config, Path(places["run_dir"]))
 
 
@@ -44,6 +45,8 @@ def sweep(overrides: Sequence[str], config_dir: str | None) -> int:
     from .runtime.start import run
     from .tracking import sweep_table
 
+    if any(text.startswith("resume=") for text in overrides):
+        raise ConfigError("resume continues one run: leave -m out")
     jobs = [list(combination) for combination in itertools.product(*swept(overrides))]
     configs = _checked(jobs, config_dir)
     folder = Path(configs[0][1]["sweep_dir"])
@@ -84,18 +87,20 @@ def _checked(jobs: Sequence[Sequence[str]], config_dir: str | None) -> list[tupl
     return configs
 
 
-def _resumed(folder: Path, overrides: Sequence[str], asked: Config) -> Config:
-    """The configuration of the run in `folder`, with what may change taken from `asked`."""
+def _resumed(folder: Path, overrides: Sequence[str], config_dir: str | None) -> Config:
+    """The configuration of the run in `folder`, with those overrides that may change it."""
     try:
         saved: Config = json.loads((folder / "job.json").read_text(encoding="utf-8"))["config"]
     except (OSError, ValueError, KeyError) as error:
         raise ConfigError(f"resume={folder} is no run folder: its job.json cannot be read ({error})") from error
+    same = [] if any(text.startswith("runtime=") for text in overrides) else [f"runtime={saved['runtime']['kind']}"]
+    asked, _ = composed([*same, *overrides], config_dir)
     faults = []
     for text in overrides:
         key = text.lstrip("+~").partition("=")[0]
-        top = key.partition(".")[0]
+        top, _, inner = key.partition(".")
         if top in RESUMABLE:
-            saved[top] = asked[top]
+            saved[top] = saved[top] | {inner: asked[top].get(inner)} if inner else asked[top]
         elif top not in ("resume", "hydra") and _at(saved, key) != _at(asked, key):
             faults.append(
                 f"resume={folder} was run with {key}={_at(saved, key)}, not {_at(asked, key)}: drop {text!r}, or start "

@@ -8,8 +8,12 @@ from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
 from . import __version__
+from .checks import whole
 from .collect import Collector
 from .errors import RunStopped
+
+RESERVED = ("server", "selected")
+"""Names of models in a run's folder, which no site may have."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +45,6 @@ class Roster:
     def members(self) -> list[Member]:
         """All known sites, sorted by name."""
         return [self._members[name] for name in sorted(self._members)]
-
-    def name_of(self, node: int) -> str:
-        """The site behind a node, or the node's number."""
-        return next((m.name for m in self._members.values() if m.node == node), f"node {node}")
 
     def refresh(self) -> None:
         """Ask every node that was not asked yet who it is."""
@@ -106,8 +106,19 @@ class Roster:
             return f"it runs fl-distill {about['version']!s}, the server {__version__}: install the same version"
         if tuple(map(str, _items(about["classes"]))) != self._classes:
             return f"its classes are {_items(about['classes'])}, the server's {list(self._classes)}"
+        if not _file_name(str(about["name"])):
+            return f"its name {str(about['name'])[:40]!r} cannot be that of a model's file: rename the site"
+        counts = _items(about["label-counts"])
+        if len(counts) != len(self._classes) or not all(whole(count, 0) for count in counts):
+            return f"its label-counts are no {len(self._classes)} whole numbers >= 0"
         known = self._members.get(str(about["name"]))
         return f"another node is already site {known.name!r}" if known else None
+
+
+def _file_name(name: str) -> bool:
+    """Whether a model's file can bear this name and lie in the folder that it should lie in."""
+    fits = 0 < len(name) <= 200 and name.isprintable() and not name.startswith(".")
+    return fits and not set(name) & set("/\\:") and name not in RESERVED
 
 
 def _items(value: object) -> list[object]:

@@ -69,15 +69,13 @@ class Rounds:
     def run(self, progress: Progress) -> str:
         """Go on from `progress` to the end; returns why it ended."""
         self._saved_round = progress.round
-        reason = "all rounds done"
-        while progress.round < self._e.rounds:
+        ended = self._ended(progress)  # a run that was killed after its last round needs no other
+        while ended is None and progress.round < self._e.rounds:
             self._round(progress)
-            if ended := self._ended(progress):
-                reason = ended
-                break
+            ended = self._ended(progress)
         if progress.open is not None:
             self._score_round(progress)
-        return reason
+        return ended or "all rounds done"
 
     # ------------------------------------------------------------ one round
 

@@ -46,8 +46,8 @@ def add_scores(row: Row, scores: Mapping[str, Mapping[str, Any]], shared: float 
     """
     for name, numbers in scores.items():
         entry = row["sites"][name]
-        entry["local_accuracy"] = finite(numbers.get("score-local-accuracy"))
-        entry["test_accuracy"] = finite(numbers.get("score-test-accuracy"))
+        entry["local_accuracy"] = fraction(numbers.get("score-local-accuracy"))
+        entry["test_accuracy"] = fraction(numbers.get("score-test-accuracy"))
     if shared is not None:
         for entry in row["sites"].values():
             entry["test_accuracy"] = shared
@@ -55,18 +55,25 @@ def add_scores(row: Row, scores: Mapping[str, Mapping[str, Any]], shared: float 
     entries = row["sites"].values()
     row["test_accuracy"] = shared if shared is not None else mean(e["test_accuracy"] for e in entries)
     row["local_accuracy"] = mean(e["local_accuracy"] for e in entries)
-    held = [
-        (finite(n.get("score-validation-accuracy")), n.get("score-validation-examples", 0)) for n in scores.values()
+    told = [
+        (fraction(n.get("score-validation-accuracy")), finite(n.get("score-validation-examples")) or 0.0)
+        for n in scores.values()
     ]
-    total = sum(count for accuracy, count in held if accuracy is not None)
-    if total:
-        row["validation_accuracy"] = sum(a * count for a, count in held if a is not None) / total
+    held = [(accuracy, count) for accuracy, count in told if accuracy is not None and count > 0]
+    if held:
+        row["validation_accuracy"] = sum(a * count for a, count in held) / sum(count for _, count in held)
 
 
 def mean(values: Any) -> float | None:
     """The plain mean of the numbers among `values`, or None."""
     known = [value for value in values if value is not None]
     return math.fsum(known) / len(known) if known else None
+
+
+def fraction(value: Any) -> float | None:
+    """`value` where it can be an accuracy, else None: sites may send anything."""
+    number = finite(value)
+    return number if number is not None and 0 <= number <= 1 else None
 
 
 def finite(value: Any) -> float | None:

@@ -1,6 +1,7 @@
 """The Flower ServerApp: wiring between a job, a strategy, the round loop and what a run leaves behind."""
 
 import os
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -104,11 +105,15 @@ class _Server:
 
     def _start(self) -> Progress:
         folder = self._place.folder
+        folder.mkdir(parents=True, exist_ok=True)
         if self._saved is None:
             self._log.truncate(0)
-            folder.mkdir(parents=True, exist_ok=True)
-            write_json_atomic(folder / "job.json", {"version": __version__, "config": self._e.raw})
-            self._write_config(folder)
+            # What another run left in this folder, no resumption may take for this one's.
+            self._checkpoints.drop_after(0)
+            shutil.rmtree(folder / "sites", ignore_errors=True)
+        write_json_atomic(folder / "job.json", {"version": __version__, "config": self._e.raw})
+        self._write_config(folder)
+        if self._saved is None:
             return Progress(0, self._initial())
         saved, notes = self._saved, self._saved.notes
         self._strategy.restore(saved.strategy)

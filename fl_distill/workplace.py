@@ -13,6 +13,7 @@ from .data.federate import federate
 from .data.types import Federation, Site
 from .errors import ConfigError
 from .models.build import build, faults
+from .roster import RESERVED
 from .seeds import derive
 from .targets import call, nearest
 
@@ -87,6 +88,7 @@ class Workplace:
         mapped = e.models if isinstance(e.models, dict) else {}
         missing = sorted({*e.per_site, *mapped} - set(data.names))
         found = [f"site {name!r} does not exist{nearest(name, data.names)}" for name in missing]
+        found += [f"no site can have the name {name!r}: rename it" for name in data.names if name in RESERVED]
         for index in {e.model(i, name)[0]: i for i, name in enumerate(data.names)}.values():
             _, spec = e.model(index, data.names[index])
             found += faults(spec, data.input_shape, len(data.classes))

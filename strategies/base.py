@@ -150,7 +150,7 @@ class SiteStrategy(Strategy, ABC):
             raise BadUpdate(f"the reply has no {METRICS!r} record")
         metrics = content.metric_records[METRICS]
         work = _number(metrics.get("work", 1.0))
-        if work < 1 and not self.partial_work:
+        if not work >= 1 and not self.partial_work:
             raise BadUpdate(f"the site did only {work:.0%} of its work; this strategy wants all of it")
         key = WEIGHTS[self.weight]
         weight = 1.0 if key is None else _number(metrics.get(key))

@@ -258,3 +258,30 @@ def test_a_map_of_open_files_does_not_grow_with_rounds(launch: Launch) -> None:
     launch("rounds=3", "runtime.workers=2")
     after = len(os.listdir("/proc/self/fd")) if before else 0
     assert after <= before + 3
+
+
+def test_a_run_that_ended_early_ends_there_again_when_resumed(launch: Launch) -> None:
+    done = launch("rounds=30", "stop.target_accuracy=0.6", "local.epochs=3")
+    rows, weights = done.rows, done.weights()
+    assert cli.run([f"resume={done.folder}", "log=quiet"]) == 0
+    assert done.rows == rows
+    assert same(done.weights(), weights)
+
+
+def test_a_used_folder_holds_nothing_that_a_resumption_could_mistake(launch: Launch, tmp_path: Path) -> None:
+    folder = f"hydra.run.dir={tmp_path}/used"
+    small = ("runtime=local", "runtime.workers=0", "sites=3", "track.plots=false", "log=quiet", "strategy=local")
+    assert cli.run([*small, "rounds=5", folder]) == 0
+    assert cli.run([*small, "rounds=2", "seed=5", folder]) == 0
+    assert cli.run([f"resume={tmp_path}/used", "rounds=3", "log=quiet"]) == 0
+    assert Finished(tmp_path / "used", 0).rows == launch("sites=3", "strategy=local", "seed=5", "rounds=3").rows
+
+
+def test_resuming_changes_one_setting_and_keeps_its_neighbours(launch: Launch) -> None:
+    done = launch("rounds=2", "checkpoint.every=2")
+    assert cli.run([f"resume={done.folder}", "rounds=3", "runtime.workers=1", "checkpoint.keep=2", "log=quiet"]) == 0
+    job = json.loads((done.folder / "job.json").read_text())["config"]
+    assert (job["rounds"], job["runtime"]["workers"], job["checkpoint"]) == (3, 1, {"every": 2, "keep": 2})
+    assert job["track"]["plots"] is False
+    assert cli.run([f"resume={done.folder}", "experiment=stragglers"]) == 2
+    assert cli.run(["-m", f"resume={done.folder}", "seed=0,1"]) == 2

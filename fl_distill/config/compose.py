@@ -202,8 +202,8 @@ def _plain(config: DictConfig, models: Mapping[str, DictConfig | None]) -> tuple
         raise ConfigError(_first_line(error)) from error
     specs = {name: OmegaConf.to_container(spec, resolve=True) for name, spec in models.items() if spec is not None}
     result: Config = dict(plain)  # type: ignore[arg-type]
-    result["names"] = {group: hydra.runtime.choices.get(group) for group in ("strategy", "dataset", "partition")}
-    result["names"]["model"] = chosen
+    groups = ("strategy", "dataset", "partition", "experiment", "model")
+    result["names"] = {group: hydra.runtime.choices.get(group) for group in groups}
     result["model_specs"] = {chosen: result["model"], **specs}
     return result, run
 

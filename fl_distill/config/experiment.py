@@ -88,7 +88,9 @@ def _component_faults(config: Mapping[str, Any]) -> list[str]:
 
 
 def _site_faults(config: Mapping[str, Any]) -> list[str]:
-    faults = []
+    faults: list[str] = []
+    if not isinstance(config.get("per_site") or {}, Mapping):
+        return [f"per_site must be a map site -> settings, not {config['per_site']!r}"]
     for site, changed in (config.get("per_site") or {}).items():
         if not isinstance(changed, Mapping):
             faults.append(f"per_site.{site}: expected settings such as lr=0.01, not {changed!r}")

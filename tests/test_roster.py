@@ -1,0 +1,62 @@
+"""Who may take part: what a node says of itself is checked before it is believed."""
+
+from typing import Any
+
+import pytest
+from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.clientapp import ClientApp
+
+from fl_distill import __version__
+from fl_distill.collect import Collector
+from fl_distill.roster import Roster
+from fl_distill.rows import add_scores, open_row, site_entry
+from fl_distill.runtime.process_grid import ProcessGrid
+
+GOOD = {"name": "mercy", "version": __version__, "model": "mlp", "classes": ["a", "b"], "label-counts": [3, 4]}
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({}, None),
+        ({"name": "St. Mary's, ward 3 (é)"}, None),
+        ({"name": "../../server"}, "rename the site"),
+        ({"name": "server"}, "rename the site"),
+        ({"name": ""}, "rename the site"),
+        ({"name": "a\x1b[2J"}, "rename the site"),
+        ({"label-counts": ["x", "y"]}, "label-counts"),
+        ({"label-counts": [1, -1]}, "label-counts"),
+        ({"label-counts": [1]}, "label-counts"),
+        ({"version": "0.0"}, "install the same version"),
+        ({"classes": ["a", "c"]}, "its classes are"),
+    ],
+)
+def test_what_a_node_says_of_itself_is_checked(change: dict[str, Any], sentence: str | None) -> None:
+    app = ClientApp()
+
+    @app.query()
+    def query(message: Message, context: Context) -> Message:
+        return Message(RecordDict({"site": ConfigRecord({**GOOD, **change})}), reply_to=message)
+
+    with ProcessGrid(app, nodes=1, workers=0) as grid:
+        roster = Roster(grid, Collector(), ("a", "b"))
+        roster.refresh()
+    if sentence is None:
+        assert [member.examples for member in roster.members] == [7]
+    else:
+        assert not roster.members
+        assert sentence in " ".join(roster.refused.values())
+
+
+@pytest.mark.parametrize("bad", [[1, 2], -5, float("nan"), float("inf"), 0])
+def test_scores_that_cannot_be_count_for_nothing(bad: Any) -> None:
+    row = open_row(1)
+    for name in ("good", "bad"):
+        site_entry(row, name, "mlp", 5)
+    good = {"score-validation-accuracy": 0.5, "score-validation-examples": 4, "score-local-accuracy": 0.25}
+    add_scores(row, {"good": good, "bad": {**good, "score-validation-examples": bad}}, None)
+    assert row["validation_accuracy"] == 0.5
+    add_scores(
+        row, {"good": good, "bad": {**good, "score-local-accuracy": 57.0, "score-validation-accuracy": 57}}, None
+    )
+    assert (row["validation_accuracy"], row["local_accuracy"]) == (0.5, 0.25)
