@@ -46,7 +46,9 @@ def test_the_default_experiment_learns_and_leaves_what_is_promised(launch: Launc
         "bytes_up",
         "bytes_down",
     }
-    assert sum(row["bytes_up"] for row in done.rows) == done.summary["bytes_up"]
+    for key in ("bytes_up", "bytes_down"):
+        assert sum(row[key] for row in done.rows) == done.summary[key]
+        assert all(row[key] == sum(site[key] for site in row["sites"].values()) for row in done.rows)
     for name in ("config.yaml", "report.html", "plots", "checkpoints", "models/site-3.safetensors"):
         assert (done.folder / name).exists(), name
     selected = max(done.rows, key=lambda row: (row["validation_accuracy"], -row["round"]))
@@ -285,3 +287,11 @@ def test_resuming_changes_one_setting_and_keeps_its_neighbours(launch: Launch) -
     assert job["track"]["plots"] is False
     assert cli.run([f"resume={done.folder}", "experiment=stragglers"]) == 2
     assert cli.run(["-m", f"resume={done.folder}", "seed=0,1"]) == 2
+
+
+def test_sites_that_were_ahead_of_the_newest_checkpoint_go_back_to_it(launch: Launch) -> None:
+    done, whole = (launch(*MIX, "rounds=8", "checkpoint.every=3") for _ in range(2))
+    (done.folder / "checkpoints" / "round-000008.safetensors").unlink()
+    assert cli.run([f"resume={done.folder}", "log=quiet"]) == 0
+    assert done.rows == whole.rows
+    assert all(same(done.weights(f"site-{i}"), whole.weights(f"site-{i}")) for i in range(4))
