@@ -38,6 +38,8 @@ def run(argv: Sequence[str]) -> int:
     """Run the command; returns its exit code."""
     from .errors import ConfigError, FlDistillError
 
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # a model or data set of the user's own may lie here
     arguments = _parser().parse_intermixed_args(list(argv))
     try:
         return _dispatch(arguments)
@@ -91,7 +93,7 @@ def _help() -> str:
         settings = Path(__file__).parent.parent / "conf" / "config.yaml"
     plain = [line for line in settings.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
     body = "\n".join(f"  {line}" for line in plain[plain.index("") :] if line)
-    usage = _parser().format_help().replace("usage: ", "usage: ", 1)
+    usage = _parser().format_help()
     return f"{usage}\ngroups (group=choice):\n{groups}\n\nsettings and their defaults:\n{body}\n\n{EXAMPLES}"
 
 

@@ -15,7 +15,8 @@ from . import __version__
 from .client import Client, Outcome, Task
 from .codec import decode, encode
 from .config import composed
-from .errors import FlDistillError
+from .errors import BadUpdate, ConfigError
+from .learning import Diverged
 from .workplace import Workplace, job_text, workplace
 
 Work = Callable[[Client, Task], Outcome]
@@ -47,6 +48,8 @@ def job_from_run_config(context: Context) -> str:
 @lru_cache(maxsize=4)
 def _composed_job(overrides: str, config_dir: str, run_id: int) -> str:
     config, _ = composed(shlex.split(overrides), config_dir or None)
+    if config["resume"]:
+        raise ConfigError("resume continues a run of this machine: use `fl-distill resume=<folder>`, not `flwr run`")
     return job_text(config, bundle_folder(run_id))
 
 
@@ -69,7 +72,7 @@ def _serve(job_of: JobOf, work: Work, message: Message, context: Context) -> Mes
     try:
         place = workplace(job_of(context))
         outcome = work(_client(place, _index(context)), _task(message))
-    except FlDistillError as fault:
+    except (BadUpdate, Diverged) as fault:  # their sentences hold nothing of the site's own
         return Message(Error(SITE_FAILED, str(fault)), reply_to=message)
     except Exception as error:
         return Message(Error(SITE_RAISED, _scrubbed(error, place)), reply_to=message)
@@ -93,8 +96,6 @@ def _describe(job_of: JobOf, message: Message, context: Context) -> Message:
                 "label-counts": place.federation.label_counts(index),
             }
         )
-    except FlDistillError as fault:
-        return Message(Error(SITE_FAILED, str(fault)), reply_to=message)
     except Exception as error:
         return Message(Error(SITE_RAISED, _scrubbed(error, place)), reply_to=message)
     return Message(RecordDict({"site": about}), reply_to=message)

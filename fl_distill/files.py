@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def replace_with(path: Path, data: bytes) -> None:
-    """Write `data` beside `path`, then put it in place in one step."""
+    """Write `data` beside `path`, then put it in place in one step: safe against a kill, whenever it comes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:

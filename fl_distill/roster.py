@@ -12,6 +12,9 @@ from .checks import whole
 from .collect import Collector
 from .errors import RunStopped
 
+_PATIENCE = 3
+"""How often a node is asked who it is before it is left alone: each time may cost a round its timeout."""
+
 RESERVED = ("server", "selected")
 """Names of models in a run's folder, which no site may have."""
 
@@ -38,6 +41,7 @@ class Roster:
         self._grid, self._collector, self._classes = grid, collector, classes
         self._members: dict[str, Member] = {}
         self._asked: set[int] = set()
+        self._silent: dict[int, int] = {}
         self.refused: dict[str, str] = {}
         """Nodes that may not take part -> why."""
 
@@ -47,8 +51,10 @@ class Roster:
         return [self._members[name] for name in sorted(self._members)]
 
     def refresh(self) -> None:
-        """Ask every node that was not asked yet who it is."""
-        new = sorted(set(self._grid.get_node_ids()) - self._asked)
+        """Forget nodes that are gone, and ask every node that was not asked yet who it is; the silent ones thrice."""
+        there = set(self._grid.get_node_ids())
+        self._members = {name: member for name, member in self._members.items() if member.node in there}
+        new = sorted(there - self._asked)
         if not new:
             return
         self._asked |= set(new)
@@ -57,7 +63,9 @@ class Roster:
         for reply in self._collector.collect(self._grid, messages):
             if reply.fault is not None or reply.message is None:
                 self.refused[f"node {reply.node}"] = reply.fault or "no answer"
-                self._asked.discard(reply.node)  # it may answer later
+                self._silent[reply.node] = self._silent.get(reply.node, 0) + 1
+                if self._silent[reply.node] < _PATIENCE:
+                    self._asked.discard(reply.node)
             else:
                 self._admit(reply.node, reply.message.content)
 

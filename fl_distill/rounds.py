@@ -87,9 +87,9 @@ class Rounds:
             row["failures"] |= {name: "straggler: it did not finish its work in time (simulated)" for name in slow}
             asked = [member for member in asked if member.name not in slow]
         score = not self._shared_model or (progress.open is not None and not self._e.evaluate.separately)
-        config = ConfigRecord({"score": score and self._scores_due(number), "needed-from": self._saved_round})
+        config = ConfigRecord({"score": score and self._scores_due(number), "needed-from": self._oldest_saved()})
         view = Asked(self._grid, [member.node for member in asked])
-        messages = list(self._strategy.configure_train(number, progress.arrays, config, view))
+        messages = list(self._strategy.configure_train(number, progress.arrays, config, view)) if asked else []
         _slow_down(messages, {m.node: slow[m.name] for m in asked if m.name in slow})
         by_node = {member.node: member for member in asked}
         told: dict[str, Metrics] = {}
@@ -118,6 +118,11 @@ class Rounds:
         if number % self._e.checkpoint.every == 0 or number == self._e.rounds:
             self._hooks.saved(progress)
             self._saved_round = number
+
+    def _oldest_saved(self) -> int:
+        """The earliest round that a resumption may start after: newer checkpoints may turn out to be damaged."""
+        kept = self._e.checkpoint
+        return max(0, self._saved_round - kept.every * (kept.keep - 1))
 
     def _ask(self, number: int) -> tuple[list[Member], Row]:
         self._roster.refresh()
@@ -189,7 +194,9 @@ class Rounds:
     def _close(self, progress: Progress, row: Row) -> None:
         for key in progress.totals:
             progress.totals[key] += row[key]
-        progress.logged, progress.last = row["round"], row
+        progress.logged = row["round"]
+        if progress.last is None or _scored(row):
+            progress.last = row
         accuracy = row["validation_accuracy"]
         best = None if progress.best is None else progress.best["validation_accuracy"]
         if accuracy is not None and (best is None or accuracy > best + self._e.stop.min_delta):
@@ -207,7 +214,9 @@ class Rounds:
         if row is None:
             return
         every = self._e.evaluate.sites_every
-        due = every > 0 and (row["round"] % every == 0 or not self._e.evaluate.separately)
+        last = row["round"] == self._e.rounds or not self._e.evaluate.separately
+        due = every > 0 and (last or row["round"] % every == 0)
+        began = time.perf_counter()
         asked = self._roster.members if due else []
         members = {member.node: member for member in asked}
         if members:
@@ -215,6 +224,7 @@ class Rounds:
             messages = list(self._strategy.configure_evaluate(row["round"], progress.arrays, ConfigRecord(), view))
             for _ in self._replies(row["round"], messages, members, row, told):
                 pass
+        row["wall_s"] += time.perf_counter() - began
         self._close_previous(progress, told, members)
 
     def _ended(self, progress: Progress) -> str | None:
@@ -225,6 +235,10 @@ class Rounds:
         if stop.patience is not None and progress.stale >= stop.patience:
             return f"no better validation accuracy in {progress.stale} rounds"
         return None
+
+
+def _scored(row: Row) -> bool:
+    return any(row[key] is not None for key in ("server_accuracy", "test_accuracy", "local_accuracy"))
 
 
 def _slow_down(messages: Sequence[Message], work: Mapping[int, float]) -> None:

@@ -73,33 +73,38 @@ class _Server:
         self._observers = Observers([])
 
     def run(self) -> Summary:
-        e = self._e
-        progress = self._start()
-        wanted = len(self._place.federation.names)
-        self._roster.wait_for(wanted, e.collect.min_sites, e.collect.join_s, self._stop)
-        self._observers = self._observe()
-        hooks = Hooks(self._score, self._closed, self._save, self._observers.site_replied)
-        rounds = Rounds(e, self._strategy, self._grid, self._roster, self._collector, hooks)
+        progress, again = Progress(0, ArrayRecord()), f"fl-distill resume={self._place.folder}"
         status: Status = "failed"
         reason = ""
         try:
-            reason, status = rounds.run(progress), "finished"
+            progress = self._start()
+            reason, status = self._rounds().run(progress), "finished"
             self._keep_models(progress)
         except RunStopped as stop:
             status, reason = "stopped", str(stop)
             raise
         except KeyboardInterrupt:
-            status, reason = "interrupted", "interrupted; resume it with fl-distill resume=" + str(self._place.folder)
+            status, reason = "interrupted", f"interrupted; resume it with {again}"
             raise
-        except OSError as error:
-            status, reason = "stopped", f"cannot write the run folder: {error}"
-            raise RunStopped(
-                f"{reason}. Free space or change the folder, then fl-distill resume={self._place.folder}"
-            ) from error
+        except Exception as error:
+            status, reason = "failed", f"{type(error).__name__}: {error}"
+            if not isinstance(error, OSError) or isinstance(error, ConnectionError | TimeoutError):
+                raise
+            status, reason = "stopped", f"cannot write the run folder: {error}. Free space, then {again}"
+            raise RunStopped(reason) from error
         finally:
             summary = self._summary(progress, status, reason)
             self._finish(summary, status)
         return summary
+
+    def _rounds(self) -> Rounds:
+        """The loop, once the sites are there and the observers know them."""
+        e = self._e
+        wanted = len(self._place.federation.names)
+        self._roster.wait_for(wanted, e.collect.min_sites, e.collect.join_s, self._stop)
+        self._observers = self._observe()
+        hooks = Hooks(self._score, self._closed, self._save, self._observers.site_replied)
+        return Rounds(e, self._strategy, self._grid, self._roster, self._collector, hooks)
 
     # ------------------------------------------------------------ start
 

@@ -18,6 +18,9 @@ ARRAYS, CONFIG, METRICS = "arrays", "config", "metrics"
 WEIGHTS = {"examples": "num-examples", "uniform": None, "validation": "trained-validation-accuracy"}
 """What a site weighs in a mean -> the metric of its reply that says so."""
 
+LARGEST_WEIGHT = 1e12
+"""More examples than any site has; larger weights would drown the others or leave float32."""
+
 Value = str | int | float | bool
 
 
@@ -154,8 +157,10 @@ class SiteStrategy(Strategy, ABC):
             raise BadUpdate(f"the site did only {work:.0%} of its work; this strategy wants all of it")
         key = WEIGHTS[self.weight]
         weight = 1.0 if key is None else _number(metrics.get(key))
-        if not (math.isfinite(weight) and weight > 0):
-            raise BadUpdate(f"its weight {key!r} is {weight}, expected a positive finite number")
+        if not 0 < weight <= LARGEST_WEIGHT:
+            raise BadUpdate(
+                f"its weight {key!r} is {weight}, expected a positive finite number up to {LARGEST_WEIGHT:g}"
+            )
         return content, metrics, weight
 
 

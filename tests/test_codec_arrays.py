@@ -96,8 +96,10 @@ def test_a_declared_size_beyond_the_data_is_refused_before_memory_is_taken() -> 
         decode(huge)
 
 
-def test_finite_numbers_whose_sum_overflows_are_accepted() -> None:
-    assert len(decode(encode({"x": torch.full((4,), 3e38)}))["x"]) == 4
+def test_large_numbers_are_accepted_up_to_the_bound_and_not_beyond() -> None:
+    assert len(decode(encode({"x": torch.full((400,), 9e17)}))["x"]) == 400
+    with pytest.raises(BadUpdate, match=r"as large as 3e\+38, expected at most 1e\+18"):
+        decode(encode({"x": torch.tensor([1.0, 3e38])}))
 
 
 @given(st.binary(max_size=200))

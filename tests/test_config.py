@@ -89,6 +89,15 @@ def test_impossible_values_come_together() -> None:
         (["+model.depth=3"], "has no setting 'depth'"),
         (["model._target_=no.such.net"], "cannot import 'no.such.net'"),
         (["models=7"], "models must be a list"),
+        (["local=null"], "local must hold settings"),
+        (["dataset=null"], "dataset=None: no such choice; there are cifar10"),
+        (["split=5"], "split must hold settings, not 5"),
+        (["track.wandb=maybe"], "wandb must be true or false"),
+        (["track.observers=a.B"], "observers must be a list of texts"),
+        (["track.observers=[no.such.Observer]"], "track.observers: cannot import"),
+        (["evaluate.separately=7"], "separately must be true or false"),
+        (["seed=0,1"], "add -m"),
+        (["stop.patience=3", "split.validation=0"], "stop judges by validation data"),
     ],
 )
 def test_each_fault_has_its_sentence(overrides: list[str], sentence: str) -> None:

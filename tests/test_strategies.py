@@ -114,6 +114,8 @@ BAD = {
     "negative": (lambda: reply(weights(1), **{"num-examples": -3}), "weight 'num-examples' is -3"),
     "zero": (lambda: reply(weights(1), **{"num-examples": 0}), "expected a positive finite number"),
     "infinite": (lambda: reply(weights(1), **{"num-examples": math.inf}), "expected a positive finite number"),
+    "enormous": (lambda: reply(weights(1), **{"num-examples": 1e300}), "up to 1e+12"),
+    "huge": (lambda: reply(changed(bias=torch.full((5,), 3e38))), "expected at most 1e+18"),
     "no weight": (lambda: _without_metrics(), "no 'metrics' record"),
     "other key": (lambda: reply(weights(1), key="weights"), "no 'arrays' record"),
     "partial": (lambda: reply(weights(1), work=0.5), "did only 50% of its work"),

@@ -15,6 +15,8 @@ from torch import Tensor
 from ..errors import BadUpdate
 
 NUMPY = "numpy.ndarray"
+LARGEST = 1e18
+"""No number in a model is larger; a sum of many that are, each times its weight, would leave float32."""
 BFLOAT16 = "fl_distill.bfloat16"  # numpy has no such type; the bytes are little-endian, in C order
 
 _TORCH = {
@@ -58,7 +60,8 @@ def decode(record: ArrayRecord, schema: Schema | None = None) -> dict[str, Tenso
     """The tensors of a record, in the order of `schema`; read-only views of its bytes.
 
     Raises `BadUpdate`, before anything is allocated, when names, shapes, dtypes or lengths differ from
-    `schema` (default: what the record itself declares), and when a floating tensor holds NaN or infinity.
+    `schema` (default: what the record itself declares), and when a floating tensor holds NaN, infinity or a
+    number beyond `LARGEST`.
     """
     schema = schema_of(record) if schema is None else schema
     if missing := [name for name in schema if name not in record]:
@@ -113,8 +116,8 @@ def _decode_one(name: str, array: Array, form: Form) -> Tensor:
     if not numel:
         return torch.empty(form.shape, dtype=dtype)
     tensor = torch.frombuffer(array.data, dtype=dtype, offset=offset).reshape(form.shape)
-    if dtype.is_floating_point and not _all_finite(tensor):
-        raise BadUpdate(f"tensor {name!r} holds NaN or infinity")
+    if dtype.is_floating_point:
+        _check_numbers(name, tensor)
     return tensor
 
 
@@ -149,9 +152,14 @@ def _npy_header(dtype: str, shape: tuple[int, ...]) -> bytes:
     return stream.getvalue()
 
 
-def _all_finite(tensor: Tensor) -> bool:
-    # NaN and infinity survive a sum, so one pass settles it unless finite numbers overflow.
-    return bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all())
+def _check_numbers(name: str, tensor: Tensor) -> None:
+    # One pass settles it for all that is in order: NaN, infinity and huge numbers survive a norm.
+    if torch.linalg.vector_norm(tensor) < LARGEST:
+        return
+    if not torch.isfinite(tensor).all():
+        raise BadUpdate(f"tensor {name!r} holds NaN or infinity")
+    if (largest := tensor.abs().max().item()) > LARGEST:
+        raise BadUpdate(f"tensor {name!r} holds a number as large as {largest:.3g}, expected at most {LARGEST:g}")
 
 
 def _scalar_bytes(value: object) -> int:

@@ -32,7 +32,7 @@ def _composed(overrides: tuple[str, ...], config_dir: str | None) -> tuple[Confi
         groups = _groups(_places(parsed, search))
         search += [_line(o) for o in parsed if o.key_or_group == "hydra.searchpath"]
         parsed = [o for o in parsed if o.key_or_group != "hydra.searchpath"]
-        faults = _group_faults(parsed, groups)
+        faults = _sweep_faults(parsed) + _group_faults(parsed, groups)
         if faults:
             faults += _key_faults([o for o in parsed if o.key_or_group not in groups], _compose(search))
             raise ConfigError(faults)
@@ -79,7 +79,6 @@ def _hydra(config_dir: str | None) -> Iterator[list[str]]:
     if config_dir is not None and not Path(config_dir).is_dir():
         raise ConfigError(f"--config-dir {config_dir}: there is no such folder")
     before = GlobalHydra.instance().hydra  # whoever calls from inside a Hydra application gets it back
-
     GlobalHydra.instance().clear()
     try:
         with initialize_config_module("fl_distill.conf", version_base="1.3"):
@@ -137,11 +136,17 @@ def _line(override: Override) -> str:
 def _group_faults(parsed: Sequence[Override], groups: Mapping[str, list[str]]) -> list[str]:
     faults = []
     for override in parsed:
-        chosen = override.value()
-        if override.key_or_group in groups and isinstance(chosen, str) and chosen not in groups[override.key_or_group]:
-            known = groups[override.key_or_group]
-            faults.append(f"{override.key_or_group}={chosen}: no such choice{nearest(chosen, known)}")
+        group, chosen = override.key_or_group, override.value()
+        if group not in groups or override.is_sweep_override() or (chosen is None and group == "experiment"):
+            continue
+        if not isinstance(chosen, str) or chosen not in groups[group]:
+            faults.append(f"{group}={chosen}: no such choice{nearest(str(chosen), groups[group])}")
     return faults
+
+
+def _sweep_faults(parsed: Sequence[Override]) -> list[str]:
+    several = [_line(override) for override in parsed if override.is_sweep_override()]
+    return [f"{line}: several values make a sweep: add -m, or brackets for a list" for line in several]
 
 
 def _key_faults(parsed: Sequence[Override], base: DictConfig) -> list[str]:
@@ -192,7 +197,6 @@ def _model(name: str, search: list[str], groups: Mapping[str, list[str]], faults
 def _plain(config: DictConfig, models: Mapping[str, DictConfig | None]) -> tuple[Config, Config]:
     hydra = config.hydra
     OmegaConf.set_readonly(hydra, False)
-    chosen = hydra.runtime.choices.model
     try:
         run = {"run_dir": str(hydra.run.dir), "sweep_dir": str(hydra.sweep.dir)}
         plain = OmegaConf.to_container(
@@ -203,8 +207,8 @@ def _plain(config: DictConfig, models: Mapping[str, DictConfig | None]) -> tuple
     specs = {name: OmegaConf.to_container(spec, resolve=True) for name, spec in models.items() if spec is not None}
     result: Config = dict(plain)  # type: ignore[arg-type]
     groups = ("strategy", "dataset", "partition", "experiment", "model")
-    result["names"] = {group: hydra.runtime.choices.get(group) for group in groups}
-    result["model_specs"] = {chosen: result["model"], **specs}
+    result["names"] = names = {group: hydra.runtime.choices.get(group) for group in groups}
+    result["model_specs"] = {names["model"]: result["model"], **specs}
     return result, run
 
 

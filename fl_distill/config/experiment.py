@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 from ..errors import ConfigError
 from ..learning import Settings
 from ..models import build as model_build
-from ..targets import call, nearest
+from ..targets import TARGET, call, nearest, resolve
 from . import schema
 from .compose import composed
 
@@ -23,7 +23,7 @@ def typed(config: Mapping[str, Any]) -> schema.Experiment:
     """A composed configuration as typed values; raises `ConfigError` that lists every fault."""
     faults: list[str] = []
     parts: dict[str, Any] = {
-        name: _part(name, kind, config.get(name) or {}, faults)
+        name: _part(name, kind, config.get(name), faults)
         for name, kind in (
             ("local", Settings),
             ("split", schema.Split),
@@ -36,7 +36,8 @@ def typed(config: Mapping[str, Any]) -> schema.Experiment:
         )
     }
     faults += _component_faults(config)
-    faults += _site_faults(config)
+    faults += _site_faults(config) if isinstance(config["local"], Mapping) else []
+    faults += _stop_faults(parts)
     try:
         whole = schema.Experiment(
             **{name: config[name] for name in ("strategy", "dataset", "partition", "sites", "rounds", "seed")},
@@ -54,7 +55,10 @@ def typed(config: Mapping[str, Any]) -> schema.Experiment:
     return whole
 
 
-def _part(name: str, kind: Callable[..., T], values: Mapping[str, Any], faults: list[str]) -> T | None:
+def _part(name: str, kind: Callable[..., T], values: Any, faults: list[str]) -> T | None:
+    if not isinstance(values, Mapping):
+        faults.append(f"{name} must hold settings, not {values!r}: set one of them, such as {name}.…=…")
+        return None
     try:
         return kind(**values)
     except ValueError as error:
@@ -68,6 +72,9 @@ def _component_faults(config: Mapping[str, Any]) -> list[str]:
     faults: list[str] = []
     strategy = None
     for name in ("strategy", "dataset", "partition"):
+        if not isinstance(config[name], Mapping):
+            faults.append(f"{name}={config[name]}: choose one of the group, such as {name}=…")
+            continue
         try:
             built = call(config[name])
             if name == "strategy" and not hasattr(built, "has_server_model"):
@@ -78,6 +85,12 @@ def _component_faults(config: Mapping[str, Any]) -> list[str]:
             faults += error.faults
     for spec in config["model_specs"].values():
         faults += model_build.faults(spec)
+    observers = config["track"].get("observers") if isinstance(config["track"], Mapping) else None
+    for path in observers if isinstance(observers, list) else []:
+        try:
+            resolve({TARGET: path})
+        except ConfigError as error:
+            faults += [f"track.observers: {fault}" for fault in error.faults]
     in_use = {str(name) for name in _names_in_use(config)}
     if len(in_use) > 1 and strategy is not None and strategy.has_server_model:
         faults.append(
@@ -101,6 +114,16 @@ def _site_faults(config: Mapping[str, Any]) -> list[str]:
         ]
         _part(f"per_site.{site}", Settings, {k: v for k, v in {**known, **changed}.items() if k in known}, faults)
     return faults
+
+
+def _stop_faults(parts: Mapping[str, Any]) -> list[str]:
+    """A rule that judges by validation data needs some."""
+    stop, split, scores = parts["stop"], parts["split"], parts["evaluate"]
+    if stop is None or (stop.patience is None and stop.target_accuracy is None):
+        return []
+    if (split is not None and split.validation == 0) or (scores is not None and scores.sites_every == 0):
+        return ["stop judges by validation data: it needs split.validation > 0 and evaluate.sites_every > 0"]
+    return []
 
 
 def _names_in_use(config: Mapping[str, Any]) -> list[str]:

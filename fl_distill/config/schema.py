@@ -58,6 +58,7 @@ class Evaluate:
     def __post_init__(self) -> None:
         require(
             (whole(self.server_every), f"server_every must be a whole number >= 1, not {self.server_every}"),
+            (isinstance(self.separately, bool), f"separately must be true or false, not {self.separately!r}"),
             (whole(self.sites_every, 0), f"sites_every must be a whole number >= 0, not {self.sites_every}"),
         )
 
@@ -105,6 +106,21 @@ class Track:
     tags: Sequence[str] = ()
     observers: Sequence[str] = ()
     job_type: str | None = None
+
+    def __post_init__(self) -> None:
+        flags = {name: getattr(self, name) for name in ("console", "plots", "wandb")}
+        texts = {name: getattr(self, name) for name in ("group", "job_type")}
+        lists = {name: getattr(self, name) for name in ("tags", "observers")}
+        require(
+            *((isinstance(v, bool), f"{k} must be true or false, not {v!r}") for k, v in flags.items()),
+            *((v is None or isinstance(v, str), f"{k} must be a text or null, not {v!r}") for k, v in texts.items()),
+            *((_texts(v), f"{k} must be a list of texts, not {v!r}") for k, v in lists.items()),
+            (isinstance(self.project, str), f"project must be a text, not {self.project!r}"),
+        )
+
+
+def _texts(value: object) -> bool:
+    return isinstance(value, list | tuple) and all(isinstance(item, str) for item in value)
 
 
 @dataclass(frozen=True)
@@ -176,13 +192,6 @@ class Experiment:
         if isinstance(self.models, Mapping):
             return self.models.get(site, self.default_model)
         return self.models[index % len(self.models)] if self.models else self.default_model
-
-    def model_names(self) -> list[str]:
-        """Names of all models in use, each once."""
-        rows = list(self.models.values()) if isinstance(self.models, Mapping) else list(self.models)
-        if not rows or isinstance(self.models, Mapping):
-            rows.append(self.default_model)
-        return sorted({name for name, _ in rows})
 
 
 LOGS = ("quiet", "info", "debug")
