@@ -22,7 +22,7 @@ from .roster import Member, Roster
 from .rounds import Hooks, Progress, Rounds
 from .rows import Row, finite
 from .store import SiteStore
-from .strategies import SiteStrategy
+from .strategies import Facts, SiteStrategy
 from .targets import call
 from .tracking import (
     Observer,
@@ -64,6 +64,7 @@ class _Server:
         self._grid, self._place, self._e, self._stop = grid, place, e, check_stop
         self._strategy: SiteStrategy = call(e.strategy)
         self._collector = Collector(e.collect.timeout_s, e.collect.grace_s, e.collect.min_results, poll_s, check_stop)
+        self._strategy.meet(Facts(self._trainable()))
         # Saying who one is may include loading the data: no grace, and at least the time given for joining.
         patient = replace(self._collector, grace_s=None, timeout_s=max(e.collect.timeout_s, e.collect.join_s))
         self._roster = Roster(grid, patient, place.federation.classes)
@@ -71,6 +72,12 @@ class _Server:
         self._log = RoundLog(place.folder)
         self._saved = self._checkpoints.newest() if resume else None
         self._observers = Observers([])
+
+    def _trainable(self) -> frozenset[str]:
+        if not self._strategy.has_server_model:
+            return frozenset()
+        model = self._place.model(self._place.model_name(0))
+        return frozenset(name for name, p in model.named_parameters() if p.requires_grad)
 
     def run(self) -> Summary:
         progress, again = Progress(0, ArrayRecord()), f"fl-distill resume={self._place.folder}"

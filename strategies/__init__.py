@@ -3,10 +3,10 @@
 if __name__ == "strategies":
     raise ImportError("import these as `fl_distill.strategies`, so that a class never has two identities")
 
-from .base import SiteStrategy
+from .base import Facts, SiteStrategy
 from .fedavg import FedAvg
 from .fedprox import FedProx
 from .fedsgd import FedSGD
 from .local import Local
 
-__all__ = ["FedAvg", "FedProx", "FedSGD", "Local", "SiteStrategy"]
+__all__ = ["Facts", "FedAvg", "FedProx", "FedSGD", "Local", "SiteStrategy"]

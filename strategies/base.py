@@ -1,8 +1,10 @@
 """What every strategy here shares: sending to sites, reading replies safely, naming faults."""
 
 import math
+import time
 from abc import ABC
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import ClassVar, Protocol, final
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
@@ -24,8 +26,19 @@ LARGEST_WEIGHT = 1e12
 Value = str | int | float | bool
 
 
+@dataclass(frozen=True)
+class Facts:
+    """What the server knows before the first round, and replies can be held to."""
+
+    trainable: frozenset[str]
+    """Names of the tensors that training changes; the others are buffers."""
+
+
 class Combiner(Protocol):
     """The server's half of an algorithm: fold replies into new arrays, one at a time."""
+
+    def meet(self, facts: Facts) -> None:
+        """Learn what the run is about; optional: under stock `start()` nobody says it."""
 
     def begin(self, sent: ArrayRecord) -> None:
         """Start a round in which sites received `sent`."""
@@ -67,6 +80,10 @@ class SiteStrategy(Strategy, ABC):
         self._combine = combine
         self.faults: dict[int, str] = {}
         self._sent = ArrayRecord()
+
+    def meet(self, facts: Facts) -> None:
+        """Learn what the run is about, before its first round."""
+        self._combine.meet(facts)
 
     def site_config(self) -> Mapping[str, Value]:
         """Plain values that the site's half of the algorithm needs each round."""
@@ -135,7 +152,7 @@ class SiteStrategy(Strategy, ABC):
         self, server_round: int, arrays: ArrayRecord, config: Mapping[str, object], grid: Grid, kind: str
     ) -> list[Message]:
         record = RecordDict({ARRAYS: arrays, CONFIG: ConfigRecord(config)})  # type: ignore[arg-type]
-        nodes = self._sample(server_round, list(grid.get_node_ids()))
+        nodes = self._sample(server_round, _present(grid))
         return [Message(record, node, kind, group_id=str(server_round)) for node in nodes]
 
     def _sample(self, server_round: int, nodes: list[int]) -> list[int]:
@@ -162,6 +179,13 @@ class SiteStrategy(Strategy, ABC):
                 f"its weight {key!r} is {weight}, expected a positive finite number up to {LARGEST_WEIGHT:g}"
             )
         return content, metrics, weight
+
+
+def _present(grid: Grid) -> list[int]:
+    """The nodes of a grid; waits for the first one, as Flower's own strategies do."""
+    while not (nodes := list(grid.get_node_ids())):
+        time.sleep(0.2)
+    return nodes
 
 
 class _MetricMeans:

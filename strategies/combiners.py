@@ -10,12 +10,15 @@ from torch import Tensor
 from ..codec import decode, encode, schema_of
 from ..errors import BadUpdate
 from ..knowledge import WeightedMean
-from .base import ARRAYS
+from .base import ARRAYS, Facts
 
 GRADIENTS, BUFFERS = "gradients", "buffers"
 
 
 class _Stateless:
+    def meet(self, facts: Facts) -> None:
+        """Nothing to learn."""
+
     def state(self) -> dict[str, Tensor]:
         """Nothing survives between rounds."""
         return {}
@@ -53,7 +56,11 @@ class GradientStep:
             raise ValueError(f"momentum must be in [0, 1), not {momentum}")
         self._lr, self._momentum = lr, momentum
         self._velocity: dict[str, Tensor] = {}
-        self._names: frozenset[str] = frozenset()
+        self._names: frozenset[str] | None = None
+
+    def meet(self, facts: Facts) -> None:
+        """Know which tensors are gradients, whatever a reply says."""
+        self._names = facts.trainable
 
     def begin(self, sent: ArrayRecord) -> None:
         """Remember the weights that the gradients belong to."""
@@ -63,12 +70,13 @@ class GradientStep:
     def take(self, content: RecordDict, weight: float) -> None:
         """Add one site's gradient and buffers; together they cover every tensor that was sent."""
         record = _record(content, GRADIENTS)
-        gradient = decode(record, {k: form for k, form in self._schema.items() if k in record} or self._schema)
-        rest = {name: form for name, form in self._schema.items() if name not in gradient}
+        names = frozenset(record) & self._schema.keys() if self._names is None else self._names
+        gradient = decode(record, {name: form for name, form in self._schema.items() if name in names})
+        rest = {name: form for name, form in self._schema.items() if name not in names}
         buffers = decode(_record(content, BUFFERS), rest) if rest else {}
-        if self._gradient.count and gradient.keys() != self._names:
-            raise BadUpdate("its gradients name other tensors than those of the sites before it")
-        self._names = frozenset(gradient)
+        if not gradient:
+            raise BadUpdate("it sent no gradient")
+        self._names = names  # where nobody said which tensors are trained, the first site does
         self._gradient.add(gradient, weight)
         self._buffers.add(buffers, weight)
 

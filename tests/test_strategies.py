@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from fl_distill.codec import decode, encode
 from fl_distill.knowledge import WeightedMean
 from fl_distill.runtime.flower_private import identity
-from fl_distill.strategies import FedAvg, FedProx, FedSGD, Local, SiteStrategy
+from fl_distill.strategies import Facts, FedAvg, FedProx, FedSGD, Local, SiteStrategy
 
 Tensors = dict[str, torch.Tensor]
 
@@ -175,6 +175,18 @@ def test_fedsgd_is_momentum_descent_on_the_mean_gradient() -> None:
     again = FedSGD(lr=0.1, momentum=0.5)
     again.restore(strategy.state())
     assert torch.equal(again.state()["w"], strategy.state()["w"])
+
+
+def test_a_site_cannot_say_which_tensors_are_gradients() -> None:
+    start = {"w": torch.ones(4), "steps": torch.tensor(3)}
+    strategy = FedSGD(lr=0.1)
+    strategy.meet(Facts(frozenset({"w"})))
+    liar = gradient_reply({}, {"w": torch.ones(4), "steps": torch.tensor(0)}, 1, 5)
+    honest = gradient_reply({"w": torch.ones(4)}, {"steps": torch.tensor(4)}, 2, 5)
+    got = aggregate(strategy, start, [liar, honest])
+    assert set(strategy.faults) == {1}
+    assert got is not None
+    assert got["w"].tolist() == pytest.approx([0.9] * 4)
 
 
 def gradient_reply(gradients: Tensors, buffers: Tensors, node: int, examples: int) -> Message:
