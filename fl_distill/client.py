@@ -1,16 +1,30 @@
 """A site at work: take what arrived, train, say what it learned. Each algorithm's site half is one method."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .data.types import Site, Split
 from .errors import BadUpdate
-from .learning import Score, Settings, Term, evaluate, fit, full_gradient, proximal, trainable
+from .learning import (
+    Score,
+    Settings,
+    Term,
+    digest_loss,
+    evaluate,
+    fit,
+    full_gradient,
+    predict,
+    proximal,
+    trainable,
+)
 from .learning.fit import Augment
+from .learning.losses import Loss
 from .seeds import derive, generator
 from .store import SiteStore
 
@@ -32,6 +46,8 @@ class Task:
     weigh_by_validation: bool = False
     needed_from: int = 0
     """The server can resume no earlier than after this round."""
+    values: Mapping[str, Any] = field(default_factory=dict)
+    """All plain values of the message, for what one algorithm needs alone."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +71,8 @@ class Client:
     """The weights of an untrained model."""
     shared_test: Split | None = None
     augment: Augment | None = None
+    public: Split | None = None
+    """The public set; None where the algorithm has no use for one."""
 
     def averaged(self, task: Task) -> Outcome:
         """FedAvg, FedProx: train the weights that arrived and return them."""
@@ -86,6 +104,33 @@ class Client:
         store.save(task.round, self.model.state_dict(), task.needed_from)
         return Outcome({**metrics, **(self._scores(own_model=True) if task.score else {})})
 
+    def mutual(self, task: Task) -> Outcome:
+        """FedMD: digest what all said of public examples, revisit the own data, say something of new examples.
+
+        The weights that arrive are `consensus` (n, C) and the `round` whose public examples it speaks of; none do in
+        the first round. A site that missed rounds digests the newest consensus like everybody else.
+        """
+        if self.public is None or not len(self.public):
+            raise BadUpdate("there is no public set; set public > 0")
+        store = SiteStore(self.store, self.site.name)
+        own = store.load(before=task.round)
+        self._load(own or self.initial)
+        if own is None and task.values["pretrain-epochs"]:
+            self._learn(task, "pretrain", self.public, {"epochs": task.values["pretrain-epochs"]})
+        if "consensus" in task.weights and task.round > int(task.values["warmup"]):
+            seen = self._public_rows(int(task.weights["round"]), task)
+            agreed = Split(self.public.x[seen], task.weights["consensus"].float())
+            digest = digest_loss(task.values["digest-loss"], task.values["digest-temperature"])
+            self._learn(task, "digest", agreed, {"epochs": task.values["digest-epochs"]}, digest)
+        metrics = self._train(task, [])
+        store.save(task.round, self.model.state_dict(), task.needed_from)
+        said = predict(self.model, self.public.x[self._public_rows(task.round, task)], device=self.settings.device)
+        if task.values["exchange"] == "probabilities":
+            said = said.softmax(-1)
+        largest = torch.finfo(torch.float16).max
+        logits = {"logits": said.clamp(-largest, largest).to(torch.float16)}
+        return Outcome({**metrics, **(self._scores(own_model=True) if task.score else {})}, {"logits": logits})
+
     def scored(self, task: Task) -> Outcome:
         """Score the weights that arrived, or the site's own model when none did."""
         own = None if task.weights else SiteStore(self.store, self.site.name).load(before=task.round + 1)
@@ -98,6 +143,19 @@ class Client:
         order = generator(self.seed, "fit", self.site.name, task.round)
         done = fit(self.model, self.site.train, self.settings, order, terms=terms, augment=self.augment, work=task.work)
         return {"num-examples": done.examples, "train-loss": done.loss, "steps": done.steps, "work": task.work}
+
+    def _public_rows(self, number: int, task: Task) -> Tensor:
+        """The public examples of a round: every site and round draws the same ones from the seed alone."""
+        total = 0 if self.public is None else len(self.public)
+        order = torch.randperm(total, generator=generator(self.seed, "public", number))
+        return order[: int(task.values["public-examples"])]
+
+    def _learn(
+        self, task: Task, purpose: str, data: Split, change: Mapping[str, Any], loss: Loss = F.cross_entropy
+    ) -> None:
+        settings = replace(self.settings, steps=None, **change)
+        torch.manual_seed(derive(self.seed, purpose, "dropout", self.site.name, task.round))
+        fit(self.model, data, settings, generator(self.seed, purpose, self.site.name, task.round), loss=loss)
 
     def _scores(self, own_model: bool = False) -> Scalars:
         validation, test = self._score(self.site.validation), self._score(self.site.test)

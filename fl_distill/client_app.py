@@ -33,6 +33,7 @@ def make_app(job_of: JobOf) -> ClientApp:
     app = ClientApp()
     app.train()(partial(_serve, job_of, Client.averaged))
     app.train("gradient")(partial(_serve, job_of, Client.gradient))
+    app.train("mutual")(partial(_serve, job_of, Client.mutual))
     app.train("alone")(partial(_serve, job_of, Client.alone))
     app.evaluate()(partial(_serve, job_of, Client.scored))
     app.query()(partial(_describe, job_of))
@@ -94,6 +95,7 @@ def _describe(job_of: JobOf, message: Message, context: Context) -> Message:
                 "model": place.model_name(index),
                 "classes": list(place.federation.classes),
                 "label-counts": place.federation.label_counts(index),
+                "public": place.public_fingerprint,
             }
         )
     except Exception as error:
@@ -113,6 +115,7 @@ def _client(place: Workplace, index: int) -> Client:
         initial=place.initial(name),
         shared_test=place.federation.test,
         augment=place.federation.augment or None,
+        public=place.federation.public if place.uses_public else None,
     )
 
 
@@ -127,6 +130,7 @@ def _task(message: Message) -> Task:
         score=bool(config.get("score", True)),
         weigh_by_validation=config.get("weight") == "validation",
         needed_from=int(str(config.get("needed-from", 0))),
+        values=dict(config),
     )
 
 

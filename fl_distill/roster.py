@@ -37,8 +37,9 @@ class Member:
 class Roster:
     """The sites of a run by name, in the order of their names."""
 
-    def __init__(self, grid: Grid, collector: Collector, classes: tuple[str, ...]) -> None:
+    def __init__(self, grid: Grid, collector: Collector, classes: tuple[str, ...], public: str = "") -> None:
         self._grid, self._collector, self._classes = grid, collector, classes
+        self._public = public
         self._members: dict[str, Member] = {}
         self._asked: set[int] = set()
         self._silent: dict[int, int] = {}
@@ -119,6 +120,8 @@ class Roster:
         counts = _items(about["label-counts"])
         if len(counts) != len(self._classes) or not all(whole(count, 0) for count in counts):
             return f"its label-counts are no {len(self._classes)} whole numbers >= 0"
+        if about.get("public", "") != self._public:
+            return "its public set is not the server's: give all the same data, `public` and `seed`"
         known = self._members.get(str(about["name"]))
         return f"another node is already site {known.name!r}" if known else None
 

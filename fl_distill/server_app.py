@@ -64,10 +64,11 @@ class _Server:
         self._grid, self._place, self._e, self._stop = grid, place, e, check_stop
         self._strategy: SiteStrategy = call(e.strategy)
         self._collector = Collector(e.collect.timeout_s, e.collect.grace_s, e.collect.min_results, poll_s, check_stop)
-        self._strategy.meet(Facts(self._trainable()))
+        public = len(place.federation.public) if place.uses_public else 0
+        self._strategy.meet(Facts(self._trainable(), public, len(place.federation.classes)))
         # Saying who one is may include loading the data: no grace, and at least the time given for joining.
         patient = replace(self._collector, grace_s=None, timeout_s=max(e.collect.timeout_s, e.collect.join_s))
-        self._roster = Roster(grid, patient, place.federation.classes)
+        self._roster = Roster(grid, patient, place.federation.classes, place.public_fingerprint)
         self._checkpoints = Checkpoints(place.folder / "checkpoints", e.checkpoint.keep)
         self._log = RoundLog(place.folder)
         self._saved = self._checkpoints.newest() if resume else None

@@ -12,11 +12,12 @@ TARGET = "_target_"
 
 
 def call(spec: Mapping[str, Any], **extra: Any) -> Any:
-    """Call what `spec` names with its own arguments and `extra`.
+    """Call what `spec` names with its own arguments and `extra`; an argument that is a spec itself is called first.
 
     Raises `ConfigError` as `resolve` does, and when the callee refuses a value with ValueError.
     """
     function, arguments = resolve(spec, extra=extra)
+    arguments = {k: call(v) if isinstance(v, Mapping) and TARGET in v else v for k, v in arguments.items()}
     try:
         return function(**arguments, **extra)
     except ValueError as error:

@@ -1,5 +1,6 @@
 """What a process needs to serve an experiment, built once and kept: data, models, settings."""
 
+import hashlib
 import json
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -53,6 +54,19 @@ class Workplace:
             test=e.split.test,
             public=e.public,
         )
+
+    @cached_property
+    def uses_public(self) -> bool:
+        """Whether the strategy lets sites learn on the public set."""
+        return bool(call(self.experiment.strategy).uses_public)
+
+    @cached_property
+    def public_fingerprint(self) -> str:
+        """SHA-256 of the public examples, which says whether two participants hold the same; empty where unused."""
+        if not self.uses_public:
+            return ""
+        x = self.federation.public.x.contiguous()
+        return hashlib.sha256(repr(tuple(x.shape)).encode() + x.numpy().tobytes()).hexdigest()
 
     def site(self, index: int) -> Site:
         """One site's data, gathered once."""

@@ -5,8 +5,9 @@ if __name__ == "strategies":
 
 from .base import Facts, SiteStrategy
 from .fedavg import FedAvg
+from .fedmd import FedMD
 from .fedprox import FedProx
 from .fedsgd import FedSGD
 from .local import Local
 
-__all__ = ["Facts", "FedAvg", "FedProx", "FedSGD", "Local", "SiteStrategy"]
+__all__ = ["Facts", "FedAvg", "FedMD", "FedProx", "FedSGD", "Local", "SiteStrategy"]

@@ -32,6 +32,9 @@ class Facts:
 
     trainable: frozenset[str]
     """Names of the tensors that training changes; the others are buffers."""
+    public: int = 0
+    """Public examples that all participants hold."""
+    classes: int = 0
 
 
 class Combiner(Protocol):
@@ -40,8 +43,8 @@ class Combiner(Protocol):
     def meet(self, facts: Facts) -> None:
         """Learn what the run is about; optional: under stock `start()` nobody says it."""
 
-    def begin(self, sent: ArrayRecord) -> None:
-        """Start a round in which sites received `sent`."""
+    def begin(self, sent: ArrayRecord, number: int) -> None:
+        """Start round `number`, in which sites received `sent`."""
 
     def take(self, content: RecordDict, weight: float) -> None:
         """Add one site's reply; raises `BadUpdate` before it changed anything."""
@@ -70,6 +73,8 @@ class SiteStrategy(Strategy, ABC):
     """Whether a site that did only a part of its steps still counts."""
     has_server_model: ClassVar[bool] = True
     """Whether the server holds a model that sites receive and would deploy."""
+    uses_public: ClassVar[bool] = False
+    """Whether sites need the public set, and must prove that all hold the same."""
 
     def __init__(self, combine: Combiner, *, weight: str = "examples", fraction: float = 1.0, seed: int = 0) -> None:
         if not 0 < fraction <= 1:
@@ -122,7 +127,7 @@ class SiteStrategy(Strategy, ABC):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Combine replies in the order given; None when none of them can be used."""
         self.faults = {}
-        self._combine.begin(self._sent)
+        self._combine.begin(self._sent, server_round)
         means = _MetricMeans()
         for reply in replies:
             try:

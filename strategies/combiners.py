@@ -31,7 +31,7 @@ class _Stateless:
 class WeightAverage(_Stateless):
     """w <- sum_k c_k w_k / sum_k c_k; every reply must look exactly like what was sent."""
 
-    def begin(self, sent: ArrayRecord) -> None:
+    def begin(self, sent: ArrayRecord, number: int) -> None:
         """Expect replies of this form."""
         self._schema = schema_of(sent)
         self._mean = WeightedMean()
@@ -62,7 +62,7 @@ class GradientStep:
         """Know which tensors are gradients, whatever a reply says."""
         self._names = facts.trainable
 
-    def begin(self, sent: ArrayRecord) -> None:
+    def begin(self, sent: ArrayRecord, number: int) -> None:
         """Remember the weights that the gradients belong to."""
         self._schema, self._weights = schema_of(sent), decode(sent)
         self._gradient, self._buffers = WeightedMean(), WeightedMean()
@@ -106,7 +106,7 @@ class GradientStep:
 class Nothing(_Stateless):
     """Sites exchange nothing."""
 
-    def begin(self, sent: ArrayRecord) -> None:
+    def begin(self, sent: ArrayRecord, number: int) -> None:
         """Nothing to prepare."""
 
     def take(self, content: RecordDict, weight: float) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from fl_distill.data import Augment, federate
 from fl_distill.data.augment import as_augment
@@ -22,6 +22,13 @@ PARTITIONS = {
 }
 
 
+def settings_of(file: Path) -> DictConfig:
+    """What a file says of its own group; Hydra takes the rest."""
+    config = OmegaConf.load(file)
+    assert isinstance(config, DictConfig)
+    return OmegaConf.masked_copy(config, [str(key) for key in config if key != "defaults"])
+
+
 @pytest.fixture(autouse=True)
 def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FL_DISTILL_CACHE", str(tmp_path / "cache"))
@@ -30,7 +37,7 @@ def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("file", sorted(CONF.glob("dataset/*.yaml")), ids=lambda file: file.stem)
 @pytest.mark.parametrize("convert", ["none", "all"])
 def test_every_dataset_file_makes_a_dataset(file: Path, convert: str) -> None:
-    config = OmegaConf.load(file)
+    config = settings_of(file)
     filled = {key: GAPS[str(key)] for key in config if OmegaConf.is_missing(config, str(key))}
     source = instantiate(OmegaConf.merge(config, filled), _convert_=convert)
     expected = Augment(crop=4, flip=True) if file.stem == "cifar10" else Augment()
@@ -50,7 +57,7 @@ def test_every_partition_file_makes_a_partition() -> None:
     [("heart_disease", "natural", 4, (35,)), ("german_credit", "dirichlet", 5, (61,))],
 )
 def test_real_tables_through_their_files(name: str, partition: str, sites: int, shape: tuple[int, ...]) -> None:
-    source = instantiate(OmegaConf.load(CONF / f"dataset/{name}.yaml")).load()
+    source = instantiate(settings_of(CONF / f"dataset/{name}.yaml")).load()
     federation = federate(source, PARTITIONS[partition], sites=5, seed=0, validation=0.1, test=0.1, public=0.1)
     assert len(federation) == sites
     assert federation.input_shape == shape

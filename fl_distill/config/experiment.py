@@ -91,6 +91,8 @@ def _component_faults(config: Mapping[str, Any]) -> list[str]:
             resolve({TARGET: path})
         except ConfigError as error:
             faults += [f"track.observers: {fault}" for fault in error.faults]
+    if strategy is not None and strategy.uses_public and config["public"] == 0:
+        faults.append(f"strategy={config['names']['strategy']} learns on public examples: set public > 0")
     in_use = {str(name) for name in _names_in_use(config)}
     if len(in_use) > 1 and strategy is not None and strategy.has_server_model:
         faults.append(

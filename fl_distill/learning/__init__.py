@@ -1,6 +1,7 @@
 """Local training, evaluation and loss terms: PyTorch and nothing else."""
 
 from .fit import Diverged, Score, Term, Trained, evaluate, fit, full_gradient, predict, trainable
+from .losses import digest_loss, distillation
 from .settings import Settings
 from .terms import proximal
 
@@ -10,6 +11,8 @@ __all__ = [
     "Settings",
     "Term",
     "Trained",
+    "digest_loss",
+    "distillation",
     "evaluate",
     "fit",
     "full_gradient",

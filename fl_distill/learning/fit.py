@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..data.types import Split
 from ..errors import FlDistillError
 from . import optim
+from .losses import Loss
 from .settings import Settings
 
 Term = Callable[[nn.Module], Tensor]
@@ -47,11 +48,12 @@ def fit(
     settings: Settings,
     generator: torch.Generator,
     *,
+    loss: Loss = F.cross_entropy,
     terms: Sequence[Term] = (),
     augment: Augment | None = None,
     work: float = 1.0,
 ) -> Trained:
-    """Minimise cross-entropy + sum(terms) by mini-batches; `model` changes in place.
+    """Minimise loss(model(x), y) + sum(terms) by mini-batches; `model` changes in place.
 
     `generator` orders the batches and drives `augment`; dropout inside the model draws from torch's global
     generator, which the caller seeds. `work` in (0, 1] does only that part of the planned steps.
@@ -66,14 +68,14 @@ def fit(
     for batch in _batches(len(data), settings.batch_size, planned, least, generator):
         x = data.x[batch]
         x = (augment(x, generator) if augment else x).to(settings.device)
-        loss = F.cross_entropy(model(x), data.y[batch].to(settings.device))
+        value = loss(model(x), data.y[batch].to(settings.device))
         for term in terms:
-            loss = loss + term(model)
-        grads: Sequence[Tensor | None] = torch.autograd.grad(loss, params, allow_unused=True)
+            value = value + term(model)
+        grads: Sequence[Tensor | None] = torch.autograd.grad(value, params, allow_unused=True)
         if settings.clip_norm is not None:
             grads = _clipped(grads, settings.clip_norm)
         step(grads)
-        total += loss.detach()
+        total += value.detach()
     mean = float(total) / planned
     if not math.isfinite(mean):
         raise Diverged(f"training diverged: the mean loss over {planned} steps is {mean}; lower lr={settings.lr}")
