@@ -1,7 +1,6 @@
 """The state of a run after a round, in one file that is whole or absent."""
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,9 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .files import load_tensors, save_tensors
-
-_NAME = re.compile(r"round-(\d+)\.safetensors")
+from .files import load_tensors, rounds_in, save_tensors
 
 
 @dataclass(frozen=True)
@@ -41,12 +38,12 @@ class Checkpoints:
         tensors = {f"{group}/{name}": t for group, named in groups.items() for name, t in named.items()}
         notes = json.dumps({"round": state.round, "notes": state.notes})
         save_tensors(self._path(state.round), _unshared(tensors), {"state": notes})
-        for old in self._rounds()[: -self._keep]:
+        for old in rounds_in(self._folder)[: -self._keep]:
             self._path(old).unlink(missing_ok=True)
 
     def newest(self) -> Saved | None:
         """The newest checkpoint that can be read, or None."""
-        for number in reversed(self._rounds()):
+        for number in reversed(rounds_in(self._folder)):
             try:
                 return _read(self._path(number))
             except (OSError, ValueError, KeyError):
@@ -55,18 +52,12 @@ class Checkpoints:
 
     def drop_after(self, number: int) -> None:
         """Remove checkpoints of later rounds."""
-        for later in self._rounds():
+        for later in rounds_in(self._folder):
             if later > number:
                 self._path(later).unlink(missing_ok=True)
 
     def _path(self, number: int) -> Path:
         return self._folder / f"round-{number:06d}.safetensors"
-
-    def _rounds(self) -> list[int]:
-        if not self._folder.is_dir():
-            return []
-        found = (_NAME.fullmatch(path.name) for path in self._folder.iterdir())
-        return sorted(int(match[1]) for match in found if match)
 
 
 def _read(path: Path) -> Saved:

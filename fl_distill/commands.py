@@ -47,14 +47,15 @@ def sweep(overrides: Sequence[str], config_dir: str | None) -> int:
 
     if any(text.startswith("resume=") for text in overrides):
         raise ConfigError("resume continues one run: leave -m out")
-    jobs = [list(combination) for combination in itertools.product(*swept(overrides))]
+    choices = swept(overrides)
+    jobs = [list(combination) for combination in itertools.product(*choices)]
     configs = _checked(jobs, config_dir)
     folder = Path(configs[0][1]["sweep_dir"])
     results: list[dict[str, Any]] = []
     for number, (job, (config, _)) in enumerate(zip(jobs, configs, strict=True)):
         config["track"]["group"] = config["track"]["group"] or folder.name
         config["track"]["job_type"] = "sweep"
-        changed = " ".join(text for text, values in zip(job, swept(overrides), strict=True) if len(values) > 1)
+        changed = " ".join(text for text, values in zip(job, choices, strict=True) if len(values) > 1)
         print(f"job {number + 1}/{len(jobs)}: {changed}")
         result: dict[str, Any] = {"job": changed, "status": "finished", "folder": str(folder / str(number))}
         try:

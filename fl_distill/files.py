@@ -1,10 +1,13 @@
 """Files that are either whole or absent, whatever kills the process."""
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
 from torch import Tensor
+
+_ROUND = re.compile(r"round-(\d+)\.safetensors")
 
 
 def replace_with(path: Path, data: bytes) -> None:
@@ -25,6 +28,14 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
 
     contiguous = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
     replace_with(path, save(contiguous, dict(metadata or {})))
+
+
+def rounds_in(folder: Path) -> list[int]:
+    """The rounds n of the files `round-<n>.safetensors` in a folder, ascending."""
+    if not folder.is_dir():
+        return []
+    found = (_ROUND.fullmatch(path.name) for path in folder.iterdir())
+    return sorted(int(match[1]) for match in found if match)
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

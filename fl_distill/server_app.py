@@ -14,7 +14,7 @@ from . import __version__
 from .checkpoint import Checkpoints, Saved
 from .client_app import JobOf, job_from_run_config
 from .codec import decode, encode
-from .collect import Collector
+from .collect import Collector, never
 from .errors import ConfigError, RunStopped
 from .files import save_tensors
 from .learning import evaluate
@@ -40,12 +40,8 @@ from .workplace import Workplace, workplace
 Summary = dict[str, Any]
 
 
-def _never() -> None:
-    pass
-
-
 def serve(
-    grid: Grid, job: str, *, check_stop: Callable[[], None] = _never, poll_s: float = 0.05, resume: bool = False
+    grid: Grid, job: str, *, check_stop: Callable[[], None] = never, poll_s: float = 0.05, resume: bool = False
 ) -> Summary:
     """Run a job to its end on a grid; returns what `summary.json` holds.
 

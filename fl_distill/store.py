@@ -1,14 +1,11 @@
 """What a site keeps between rounds, in files of its own."""
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
 from torch import Tensor
 
-from .files import load_tensors, save_tensors
-
-_ROUND = re.compile(r"round-(\d+)\.safetensors")
+from .files import load_tensors, rounds_in, save_tensors
 
 
 class SiteStore:
@@ -19,22 +16,16 @@ class SiteStore:
 
     def load(self, before: int) -> dict[str, Tensor] | None:
         """The newest state of a round earlier than `before`, or None."""
-        rounds = [number for number in self._rounds() if number < before]
+        rounds = [number for number in rounds_in(self._folder) if number < before]
         return load_tensors(self._path(max(rounds)))[0] if rounds else None
 
     def save(self, number: int, tensors: Mapping[str, Tensor], needed_from: int) -> None:
         """Keep the state of round `number`; drop what no resumption from round `needed_from` on can need."""
         save_tensors(self._path(number), tensors)
-        base = max((n for n in self._rounds() if n <= needed_from), default=-1)
-        for old in self._rounds():
+        base = max((n for n in rounds_in(self._folder) if n <= needed_from), default=-1)
+        for old in rounds_in(self._folder):
             if old < base:
                 self._path(old).unlink(missing_ok=True)
 
     def _path(self, number: int) -> Path:
         return self._folder / f"round-{number}.safetensors"
-
-    def _rounds(self) -> list[int]:
-        if not self._folder.is_dir():
-            return []
-        found = (_ROUND.fullmatch(path.name) for path in self._folder.iterdir())
-        return sorted(int(match[1]) for match in found if match)

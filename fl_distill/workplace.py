@@ -39,6 +39,7 @@ class Workplace:
         self._sites: dict[int, Site] = {}
         self._models: dict[str, nn.Module] = {}
         self._initial: dict[str, dict[str, Tensor]] = {}
+        self._checked = False
         torch.set_num_threads(experiment.runtime.threads)
 
     @cached_property
@@ -98,6 +99,8 @@ class Workplace:
 
     def check(self) -> None:
         """Raise `ConfigError` for what only the data can tell: sites that do not exist, models that do not fit."""
+        if self._checked:  # it builds every model in use: once a process is enough
+            return
         data, e = self.federation, self.experiment
         mapped = e.models if isinstance(e.models, dict) else {}
         missing = sorted({*e.per_site, *mapped} - set(data.names))
@@ -108,3 +111,4 @@ class Workplace:
             found += faults(spec, data.input_shape, len(data.classes))
         if found:
             raise ConfigError(found)
+        self._checked = True

@@ -60,7 +60,7 @@ def simulate(client_app: ClientApp, serve: Serve[T], *, nodes: int, runtime: Run
     finally:
         gone.set()
         done.wait(timeout=30)
-        _stop_ray(runtime)
+        _stop_ray()
     if failures:
         raise failures[0]
     return results[0]
@@ -92,14 +92,14 @@ def _start_ray(runtime: Runtime, debug: bool) -> None:
     resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     cpus, gpus = (float(resources.get(kind, 0.0)) for kind in ("CPU", "GPU"))
     if runtime.cpus_per_site > cpus or runtime.gpus_per_site > gpus:
-        _stop_ray(runtime)
+        _stop_ray()
         raise ConfigError(
             f"runtime: a site needs {runtime.cpus_per_site:g} CPUs and {runtime.gpus_per_site:g} GPUs, Ray has "
             f"{cpus:g} and {gpus:g}: lower runtime.cpus_per_site or runtime.gpus_per_site"
         )
 
 
-def _stop_ray(runtime: Runtime) -> None:
+def _stop_ray() -> None:
     import ray
 
     if ray.is_initialized():
