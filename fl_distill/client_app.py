@@ -11,7 +11,7 @@ from pathlib import Path
 from flwr.app import ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from . import __version__
+from . import __version__, halves
 from .client import Client, Outcome, Task
 from .codec import decode, encode
 from .config import composed
@@ -31,11 +31,10 @@ SITE_RAISED = 1002
 def make_app(job_of: JobOf) -> ClientApp:
     """A ClientApp that serves the job (see `workplace.job_text`) which `job_of` finds for a context."""
     app = ClientApp()
-    app.train()(partial(_serve, job_of, Client.averaged))
-    app.train("gradient")(partial(_serve, job_of, Client.gradient))
-    app.train("mutual")(partial(_serve, job_of, Client.mutual))
-    app.train("alone")(partial(_serve, job_of, Client.alone))
-    app.evaluate()(partial(_serve, job_of, Client.scored))
+    app.train()(partial(_serve, job_of, halves.averaged))
+    for work in (halves.alone, halves.by_class, halves.gradient, halves.mutual, halves.split):
+        app.train(work.__name__)(partial(_serve, job_of, work))
+    app.evaluate()(partial(_serve, job_of, halves.scored))
     app.query()(partial(_describe, job_of))
     return app
 
@@ -77,7 +76,7 @@ def _serve(job_of: JobOf, work: Work, message: Message, context: Context) -> Mes
         return Message(Error(SITE_FAILED, str(fault)), reply_to=message)
     except Exception as error:
         return Message(Error(SITE_RAISED, _scrubbed(error, place)), reply_to=message)
-    content = RecordDict({key: encode(tensors) for key, tensors in outcome.tensors.items()})
+    content = RecordDict({key: encode(tensors, bare=outcome.bare) for key, tensors in outcome.tensors.items()})
     content["metrics"] = MetricRecord(outcome.metrics)  # type: ignore[arg-type]
     return Message(content, reply_to=message)
 
@@ -111,11 +110,12 @@ def _client(place: Workplace, index: int) -> Client:
         model=place.model(name).to(settings.device),
         settings=settings,
         seed=e.seed,
-        store=place.folder / "sites",
+        folder=place.folder / "sites",
         initial=place.initial(name),
+        classes=len(place.federation.classes),
         shared_test=place.federation.test,
         augment=place.federation.augment or None,
-        public=place.federation.public if place.uses_public else None,
+        public_set=place.federation.public if place.uses_public else None,
     )
 
 
@@ -129,6 +129,7 @@ def _task(message: Message) -> Task:
         work=float(str(config.get("work", 1.0))),
         score=bool(config.get("score", True)),
         weigh_by_validation=config.get("weight") == "validation",
+        alone=bool(config.get("alone", False)),
         needed_from=int(str(config.get("needed-from", 0))),
         values=dict(config),
     )

@@ -9,7 +9,7 @@ from typing import Protocol, runtime_checkable
 from flwr.app import Message
 from flwr.serverapp import Grid
 
-from .codec import payload_bytes
+from .codec import knowledge_bytes, payload_bytes
 
 LATE = "no reply within {:g} s"
 GRACE = "no reply within {:g} s of grace"
@@ -24,6 +24,9 @@ class Reply:
     fault: str | None
     bytes_down: int = 0
     bytes_up: int = 0
+    knowledge_down: int = 0
+    """The part of `bytes_down` that is tensors."""
+    knowledge_up: int = 0
 
 
 @runtime_checkable
@@ -60,7 +63,7 @@ class Collector:
             message.metadata.ttl = self.timeout_s  # what nobody waits for any more must not be worked on
         ids = list(grid.push_messages(messages))
         waiting = {
-            key: (message.metadata.dst_node_id, sizes.of(message)) for key, message in zip(ids, messages, strict=True)
+            key: (message.metadata.dst_node_id, *sizes.of(message)) for key, message in zip(ids, messages, strict=True)
         }
         deadline, good, pause, late = time.monotonic() + self.timeout_s, 0, 0.001, LATE.format(self.timeout_s)
         while waiting and time.monotonic() < deadline:
@@ -82,8 +85,8 @@ class Collector:
                 pause = min(2 * pause, self.poll_s)
         if waiting and isinstance(grid, Cancels):
             grid.cancel(waiting)  # the next round shall not wait for what this one has given up
-        for node, down in waiting.values():
-            yield Reply(node, None, late, down)
+        for node, down, knowledge in waiting.values():
+            yield Reply(node, None, late, down, 0, knowledge)
 
 
 def in_order(replies: Iterable[Reply], nodes: Sequence[int]) -> Iterator[Reply]:
@@ -98,21 +101,22 @@ def in_order(replies: Iterable[Reply], nodes: Sequence[int]) -> Iterator[Reply]:
             current = next(queue, None)
 
 
-def _reply(message: Message, node: int, down: int) -> Reply:
+def _reply(message: Message, node: int, down: int, knowledge: int) -> Reply:
     # Errors that the infrastructure makes name no node of ours, hence the node that was asked.
     if message.has_error():
-        return Reply(node, message, message.error.reason or f"error {message.error.code}", down)
-    return Reply(node, message, None, down, payload_bytes(message.content))
+        return Reply(node, message, message.error.reason or f"error {message.error.code}", down, 0, knowledge)
+    up, told = payload_bytes(message.content), knowledge_bytes(message.content)
+    return Reply(node, message, None, down, up, knowledge, told)
 
 
 class _Sizes:
-    """Bytes of messages, counting records that several of them share once."""
+    """Bytes of messages and of their tensors, counting records that several of them share once."""
 
     def __init__(self) -> None:
-        self._known: dict[int, int] = {}
+        self._known: dict[int, tuple[int, int]] = {}
 
-    def of(self, message: Message) -> int:
+    def of(self, message: Message) -> tuple[int, int]:
         key = id(message.content)
         if key not in self._known:
-            self._known[key] = payload_bytes(message.content)
+            self._known[key] = payload_bytes(message.content), knowledge_bytes(message.content)
         return self._known[key]

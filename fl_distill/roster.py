@@ -11,6 +11,7 @@ from . import __version__
 from .checks import whole
 from .collect import Collector
 from .errors import RunStopped
+from .strategies import Sender
 
 _PATIENCE = 3
 """How often a node is asked who it is before it is left alone: each time may cost a round its timeout."""
@@ -50,6 +51,11 @@ class Roster:
     def members(self) -> list[Member]:
         """All known sites, sorted by name."""
         return [self._members[name] for name in sorted(self._members)]
+
+    def sender(self, node: int) -> Sender:
+        """Which site a node is; one that is gone keeps its number as a name."""
+        known = (member for member in self._members.values() if member.node == node)
+        return next((Sender(member.name, member.model) for member in known), Sender(str(node)))
 
     def refresh(self) -> None:
         """Forget nodes that are gone, and ask every node that was not asked yet who it is; the silent ones thrice."""

@@ -1,6 +1,7 @@
 """The round loop: ask sites, combine what comes back, score, save, tell."""
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,11 +14,14 @@ from .asked import Asked
 from .collect import Collector, in_order
 from .config import Experiment
 from .errors import RunStopped
+from .guard import collapse, worse_than_alone
 from .roster import Member, Roster
-from .rows import Row, add_scores, finite, open_row, site_entry
-from .selection import sample, stragglers
+from .rows import Row, add_scores, finite, mean, open_row, site_entry
+from .selection import away, sample, stragglers
+from .strategies import SiteStrategy
 
 Metrics = Mapping[str, Any]
+_BYTES = ("bytes_up", "bytes_down", "knowledge_up", "knowledge_down")
 
 
 @dataclass
@@ -32,7 +36,7 @@ class Progress:
     best_arrays: ArrayRecord | None = None
     stale: int = 0
     """Closed rows since the best one."""
-    totals: dict[str, float] = field(default_factory=lambda: {"wall_s": 0.0, "bytes_up": 0, "bytes_down": 0})
+    totals: dict[str, float] = field(default_factory=lambda: {"wall_s": 0.0, **dict.fromkeys(_BYTES, 0)})
     logged: int = 0
     """The last round whose row was written."""
     last: Row | None = None
@@ -42,8 +46,8 @@ class Progress:
 class Hooks:
     """What the loop calls as it goes."""
 
-    score_server: Callable[[ArrayRecord], tuple[float, float]]
-    """Accuracy and loss of the server's model on the shared test set."""
+    score_server: Callable[[ArrayRecord], Mapping[str, tuple[float, float]]]
+    """Architecture of a model at the server -> its accuracy and loss on the shared test set."""
     closed: Callable[[Row], None]
     saved: Callable[[Progress], None]
     replied: Callable[[int, str, str | None], None]
@@ -87,7 +91,13 @@ class Rounds:
             row["failures"] |= {name: "straggler: it did not finish its work in time (simulated)" for name in slow}
             asked = [member for member in asked if member.name not in slow]
         score = not self._shared_model or (progress.open is not None and not self._e.evaluate.separately)
-        config = ConfigRecord({"score": score and self._scores_due(number), "needed-from": self._oldest_saved()})
+        config = ConfigRecord(
+            {
+                "score": score and self._scores_due(number),
+                "alone": self._e.evaluate.alone and not self._shared_model,
+                "needed-from": self._oldest_saved(),
+            }
+        )
         view = Asked(self._grid, [member.node for member in asked])
         messages = list(self._strategy.configure_train(number, progress.arrays, config, view)) if asked else []
         _slow_down(messages, {m.node: slow[m.name] for m in asked if m.name in slow})
@@ -107,6 +117,7 @@ class Rounds:
             raise RunStopped(_too_few(number, len(told), enough, row["failures"]))
         progress.round, progress.arrays = number, progress.arrays if arrays is None else arrays
         self._score_server(progress, row)
+        self._judge(row)
         row["wall_s"] = time.perf_counter() - began
         if self._shared_model:
             progress.open = row
@@ -114,6 +125,7 @@ class Rounds:
                 self._score_round(progress)
         else:
             add_scores(row, told, None)
+            row["warnings"] += worse_than_alone(row)
             self._close(progress, row)
         if number % self._e.checkpoint.every == 0 or number == self._e.rounds:
             self._hooks.saved(progress)
@@ -126,10 +138,18 @@ class Rounds:
 
     def _ask(self, number: int) -> tuple[list[Member], Row]:
         self._roster.refresh()
-        members, policy = self._roster.members, self._e.collect
+        policy = self._e.collect
+        members = [member for member in self._roster.members if not away(policy.away.get(member.name, ""), number)]
         if len(members) < policy.min_sites:
             raise RunStopped(f"round {number}: {len(members)} sites are there, collect.min_sites={policy.min_sites}")
-        return sample(members, policy.fraction, policy.min_sites, self._e.seed, number), open_row(number)
+        row = open_row(number)
+        row["warnings"] += self._refusals()
+        return sample(members, policy.fraction, policy.min_sites, self._e.seed, number), row
+
+    def _refusals(self) -> list[str]:
+        """A sentence for each reason why nodes may not take part."""
+        reasons = Counter(self._roster.refused.values())
+        return [f"{count} node{'s' * (count > 1)} left out: {reason}" for reason, count in sorted(reasons.items())]
 
     def _replies(
         self,
@@ -144,10 +164,9 @@ class Rounds:
         for reply in in_order(arriving, [m.metadata.dst_node_id for m in messages]):
             member = members[reply.node]
             entry = site_entry(row, member.name, member.model, member.examples)
-            entry["bytes_down"] += reply.bytes_down
-            entry["bytes_up"] += reply.bytes_up
-            row["bytes_down"] += reply.bytes_down
-            row["bytes_up"] += reply.bytes_up
+            for key in _BYTES:
+                entry[key] += getattr(reply, key)
+                row[key] += getattr(reply, key)
             if reply.fault is not None or reply.message is None:
                 self._fail(row, number, member.name, reply.fault or "no answer")
                 continue
@@ -168,8 +187,16 @@ class Rounds:
 
     def _score_server(self, progress: Progress, row: Row) -> None:
         due = row["round"] % self._e.evaluate.server_every == 0 or row["round"] == self._e.rounds
-        if self._shared_model and due:
-            row["server_accuracy"], row["server_loss"] = self._hooks.score_server(progress.arrays)
+        scores = self._hooks.score_server(progress.arrays) if due else {}
+        row["server_models"] = {name: accuracy for name, (accuracy, _) in scores.items()}
+        row["server_accuracy"] = mean(accuracy for accuracy, _ in scores.values())
+        row["server_loss"] = mean(loss for _, loss in scores.values())
+
+    def _judge(self, row: Row) -> None:
+        """What the round's knowledge was like, and whether it is about to collapse."""
+        notes = self._strategy.notes() if isinstance(self._strategy, SiteStrategy) else {}
+        row |= {key: finite(notes[key]) for key in ("agreement", "entropy") if key in notes}
+        row["warnings"] += collapse(notes)
 
     def _scores_due(self, number: int) -> bool:
         """Whether sites score in round `number`: what they hold is of the round before where it is shared."""
@@ -187,7 +214,7 @@ class Rounds:
         for member in members.values():
             if member.name in scores:
                 site_entry(row, member.name, member.model, member.examples)
-        add_scores(row, scores, row["server_accuracy"])
+        add_scores(row, scores, row["server_models"] or None)
         progress.open = None
         self._close(progress, row)
 

@@ -6,6 +6,12 @@ import torch
 
 from .roster import Member
 from .seeds import generator
+from .stretches import stretches
+
+
+def away(rounds: str, number: int) -> bool:
+    """Whether round `number` is among `rounds`, such as "3-5", "3-" or "1-4,9"; faults are those of `stretches`."""
+    return any(first <= number <= last for first, last in stretches(str(rounds)))
 
 
 def sample(members: Sequence[Member], fraction: float, least: int, seed: int, number: int) -> list[Member]:

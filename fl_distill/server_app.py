@@ -2,13 +2,14 @@
 
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from flwr.app import ArrayRecord, Context
 from flwr.serverapp import Grid, ServerApp
+from torch import Tensor
 
 from . import __version__
 from .checkpoint import Checkpoints, Saved
@@ -20,7 +21,7 @@ from .files import save_tensors
 from .learning import evaluate
 from .roster import Member, Roster
 from .rounds import Hooks, Progress, Rounds
-from .rows import Row, finite
+from .rows import Row, architectures, finite
 from .store import SiteStore
 from .strategies import Facts, SiteStrategy
 from .targets import call
@@ -60,18 +61,29 @@ class _Server:
         self._grid, self._place, self._e, self._stop = grid, place, e, check_stop
         self._strategy: SiteStrategy = call(e.strategy)
         self._collector = Collector(e.collect.timeout_s, e.collect.grace_s, e.collect.min_results, poll_s, check_stop)
-        public = len(place.federation.public) if place.uses_public else 0
-        self._strategy.meet(Facts(self._trainable(), public, len(place.federation.classes)))
         # Saying who one is may include loading the data: no grace, and at least the time given for joining.
         patient = replace(self._collector, grace_s=None, timeout_s=max(e.collect.timeout_s, e.collect.join_s))
         self._roster = Roster(grid, patient, place.federation.classes, place.public_fingerprint)
+        self._strategy.meet(self._facts())
         self._checkpoints = Checkpoints(place.folder / "checkpoints", e.checkpoint.keep)
         self._log = RoundLog(place.folder)
         self._saved = self._checkpoints.newest() if resume else None
         self._observers = Observers([])
 
+    def _facts(self) -> Facts:
+        place = self._place
+        return Facts(
+            trainable=self._trainable(),
+            classes=len(place.federation.classes),
+            seed=self._e.seed,
+            public=place.federation.public if place.uses_public else None,
+            sender=lambda node: self._roster.sender(node),
+            model=place.fresh_model,
+            default=place.model_name(0),
+        )
+
     def _trainable(self) -> frozenset[str]:
-        if not self._strategy.has_server_model:
+        if not self._strategy.has_server_model or self._strategy.mixes:
             return frozenset()
         model = self._place.model(self._place.model_name(0))
         return frozenset(name for name, p in model.named_parameters() if p.requires_grad)
@@ -130,7 +142,7 @@ class _Server:
         self._log.truncate(notes["logged"])
         return Progress(
             round=saved.round,
-            arrays=encode(saved.arrays),
+            arrays=encode(saved.arrays, bare=not self._strategy.has_server_model),
             open=notes["open"],
             best=notes["best"],
             best_arrays=encode(saved.selected) if saved.selected else None,
@@ -141,7 +153,7 @@ class _Server:
         )
 
     def _initial(self) -> ArrayRecord:
-        if not self._strategy.has_server_model:
+        if not self._strategy.has_server_model or self._strategy.mixes:
             return ArrayRecord()
         return encode(self._place.initial(self._place.model_name(0)))
 
@@ -169,12 +181,18 @@ class _Server:
 
     # ------------------------------------------------------------ what the loop calls
 
-    def _score(self, arrays: ArrayRecord) -> tuple[float, float]:
-        name = self._place.model_name(0)
-        model, device = self._place.model(name), self._e.local.device
-        model.load_state_dict(decode(arrays))
-        score = evaluate(model.to(device), self._place.federation.test, device=device)
-        return score.accuracy, score.loss
+    def _models(self, arrays: ArrayRecord) -> dict[str, Mapping[str, Tensor]]:
+        """The server's models by architecture."""
+        return {name or self._place.model_name(0): w for name, w in self._strategy.models(arrays).items()}
+
+    def _score(self, arrays: ArrayRecord) -> dict[str, tuple[float, float]]:
+        device, scores = self._e.local.device, {}
+        for name, weights in self._models(arrays).items():
+            model = self._place.model(name)
+            model.load_state_dict(dict(weights))
+            score = evaluate(model.to(device), self._place.federation.test, device=device)
+            scores[name] = score.accuracy, score.loss
+        return scores
 
     def _closed(self, row: Row) -> None:
         self._log.append(row)
@@ -198,21 +216,25 @@ class _Server:
     # ------------------------------------------------------------ the end
 
     def _keep_models(self, progress: Progress) -> None:
-        """`models/server` and `models/selected`, and the model that each site would deploy."""
-        folder = self._place.folder / "models"
-        if self._strategy.has_server_model:
-            save_tensors(folder / "server.safetensors", decode(progress.arrays))
-            save_tensors(folder / "selected.safetensors", decode(progress.best_arrays or progress.arrays))
-            for member in self._roster.members:
-                _link(folder / "server.safetensors", folder / f"{member.name}.safetensors")
-            return
+        """The server's models as `models/server…`, its selected ones, and the model that each site would deploy."""
+        folder, shared = self._place.folder / "models", self._strategy.has_server_model
+        final = self._models(progress.arrays)
+        files = {
+            name: folder / (f"server-{name}.safetensors" if len(final) > 1 else "server.safetensors") for name in final
+        }
+        for name, weights in final.items():
+            save_tensors(files[name], weights)
+        for name, weights in self._models(progress.best_arrays or progress.arrays).items() if shared else ():
+            save_tensors(files[name].with_name(files[name].name.replace("server", "selected", 1)), weights)
         for member in self._roster.members:
             own = SiteStore(self._place.folder / "sites", member.name).load(before=progress.round + 1)
-            if own is not None:
+            if shared and member.model in files:
+                _link(files[member.model], folder / f"{member.name}.safetensors")
+            elif own is not None:
                 save_tensors(folder / f"{member.name}.safetensors", own)
 
     def _summary(self, progress: Progress, status: str, reason: str) -> Summary:
-        keys = ("test_accuracy", "local_accuracy", "server_accuracy")
+        keys = ("test_accuracy", "local_accuracy", "server_accuracy", "alone_accuracy", "gain")
         last, best = progress.last or {}, progress.best or progress.last or {}
         return {
             "strategy": self._e.raw["names"]["strategy"],
@@ -225,6 +247,7 @@ class _Server:
             **progress.totals,
             **{key: finite(last.get(key)) for key in keys},
             "selected": {key: best.get(key) for key in ("round", "validation_accuracy", *keys)},
+            "architectures": architectures(last.get("sites", {})),
             "sites": last.get("sites", {}),
         }
 

@@ -19,6 +19,11 @@ class SiteStore:
         rounds = [number for number in rounds_in(self._folder) if number < before]
         return load_tensors(self._path(max(rounds)))[0] if rounds else None
 
+    def at(self, number: int) -> dict[str, Tensor] | None:
+        """The state of exactly this round, or None."""
+        path = self._path(number)
+        return load_tensors(path)[0] if path.is_file() else None
+
     def save(self, number: int, tensors: Mapping[str, Tensor], needed_from: int) -> None:
         """Keep the state of round `number`; drop what no resumption from round `needed_from` on can need."""
         save_tensors(self._path(number), tensors)

@@ -16,6 +16,7 @@ from .errors import ConfigError
 from .models.build import build, faults
 from .roster import RESERVED
 from .seeds import derive
+from .strategies import SiteStrategy
 from .targets import call, nearest
 
 
@@ -54,12 +55,24 @@ class Workplace:
             validation=e.split.validation,
             test=e.split.test,
             public=e.public,
+            public_source=call(e.public_dataset).load() if e.public_dataset else None,
+            public_examples=e.public_examples,
         )
 
     @cached_property
+    def strategy(self) -> SiteStrategy:
+        """The strategy, to ask it what it needs; the server's own instance is another."""
+        return call(self.experiment.strategy)  # type: ignore[no-any-return]
+
+    @property
     def uses_public(self) -> bool:
         """Whether the strategy lets sites learn on the public set."""
-        return bool(call(self.experiment.strategy).uses_public)
+        return self.strategy.uses_public
+
+    @cached_property
+    def server_model(self) -> str:
+        """Architecture of the server's own model, where the strategy names one."""
+        return str(self.experiment.strategy.get("server_model") or "")
 
     @cached_property
     def public_fingerprint(self) -> str:
@@ -91,11 +104,17 @@ class Workplace:
             self._initial[name] = self.fresh_model(name).state_dict()
         return self._initial[name]
 
-    def fresh_model(self, name: str) -> nn.Module:
-        """A model with the experiment's initial weights: the same in every process."""
-        spec = self.experiment.raw["model_specs"][name]
-        data = self.federation
-        return build(spec, data.input_shape, len(data.classes), derive(self.experiment.seed, "init"))
+    def fresh_model(self, name: str, input_shape: tuple[int, ...] | None = None) -> nn.Module:
+        """A model with the experiment's initial weights, the same in every process.
+
+        Sites' models have the feature width that the strategy asks for; one with an `input_shape` of its own, which
+        the server trains on something else than the data, is as its builder makes it.
+        """
+        spec, data = self.experiment.raw["model_specs"][name], self.federation
+        seed, classes = derive(self.experiment.seed, "init"), len(data.classes)
+        if input_shape is not None:
+            return build(spec, input_shape, classes, seed)
+        return build(spec, data.input_shape, classes, seed, feature_width=self.strategy.feature_width)
 
     def check(self) -> None:
         """Raise `ConfigError` for what only the data can tell: sites that do not exist, models that do not fit."""
@@ -106,9 +125,17 @@ class Workplace:
         missing = sorted({*e.per_site, *mapped} - set(data.names))
         found = [f"site {name!r} does not exist{nearest(name, data.names)}" for name in missing]
         found += [f"no site can have the name {name!r}: rename it" for name in data.names if name in RESERVED]
-        for index in {e.model(i, name)[0]: i for i, name in enumerate(data.names)}.values():
-            _, spec = e.model(index, data.names[index])
-            found += faults(spec, data.input_shape, len(data.classes))
+        width, specs, classes = self.strategy.feature_width, e.raw["model_specs"], len(data.classes)
+        for name in {e.model(i, site)[0] for i, site in enumerate(data.names)}:
+            found += faults(specs[name], data.input_shape, classes, width)
+        if self.server_model:
+            found += faults(specs[self.server_model], data.input_shape if width is None else (width,), classes)
+        if self.strategy.uses_labels and bool((data.public.y < 0).any()):
+            found.append(
+                f"strategy={e.raw['names']['strategy']} learns from public labels, which this public set lacks"
+            )
+        if self.uses_public and not len(data.public):
+            found.append("the public set is empty: raise public, or set public_dataset")
         if found:
             raise ConfigError(found)
         self._checked = True

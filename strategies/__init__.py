@@ -3,11 +3,37 @@
 if __name__ == "strategies":
     raise ImportError("import these as `fl_distill.strategies`, so that a class never has two identities")
 
-from .base import Facts, SiteStrategy
+from .base import SiteStrategy
+from .cfd import CFD
+from .combiner import Facts, Sender
+from .cross_silo import CrossSilo
+from .dsfl import DSFL
+from .fd import FD
 from .fedavg import FedAvg
+from .feddf import FedDF
 from .fedmd import FedMD
+from .fedproto import FedProto
 from .fedprox import FedProx
 from .fedsgd import FedSGD
 from .local import Local
+from .split_teacher import SplitTeacher
+from .teacher_student import TeacherStudent
 
-__all__ = ["Facts", "FedAvg", "FedMD", "FedProx", "FedSGD", "Local", "SiteStrategy"]
+__all__ = [
+    "CFD",
+    "DSFL",
+    "FD",
+    "CrossSilo",
+    "Facts",
+    "FedAvg",
+    "FedDF",
+    "FedMD",
+    "FedProto",
+    "FedProx",
+    "FedSGD",
+    "Local",
+    "Sender",
+    "SiteStrategy",
+    "SplitTeacher",
+    "TeacherStudent",
+]

@@ -4,8 +4,7 @@ import math
 import time
 from abc import ABC
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import ClassVar, Protocol, final
+from typing import ClassVar, final
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp import Grid
@@ -14,8 +13,9 @@ from torch import Tensor
 
 from ..errors import BadUpdate
 from ..seeds import derive
+from .combiner import ARRAYS, Combiner, Facts
 
-ARRAYS, CONFIG, METRICS = "arrays", "config", "metrics"
+CONFIG, METRICS = "config", "metrics"
 
 WEIGHTS = {"examples": "num-examples", "uniform": None, "validation": "trained-validation-accuracy"}
 """What a site weighs in a mean -> the metric of its reply that says so."""
@@ -24,39 +24,6 @@ LARGEST_WEIGHT = 1e12
 """More examples than any site has; larger weights would drown the others or leave float32."""
 
 Value = str | int | float | bool
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What the server knows before the first round, and replies can be held to."""
-
-    trainable: frozenset[str]
-    """Names of the tensors that training changes; the others are buffers."""
-    public: int = 0
-    """Public examples that all participants hold."""
-    classes: int = 0
-
-
-class Combiner(Protocol):
-    """The server's half of an algorithm: fold replies into new arrays, one at a time."""
-
-    def meet(self, facts: Facts) -> None:
-        """Learn what the run is about; optional: under stock `start()` nobody says it."""
-
-    def begin(self, sent: ArrayRecord, number: int) -> None:
-        """Start round `number`, in which sites received `sent`."""
-
-    def take(self, content: RecordDict, weight: float) -> None:
-        """Add one site's reply; raises `BadUpdate` before it changed anything."""
-
-    def settle(self) -> ArrayRecord | None:
-        """The server's arrays after the round; None where sites exchange none."""
-
-    def state(self) -> dict[str, Tensor]:
-        """What must survive between rounds."""
-
-    def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Take back what `state` gave."""
 
 
 class SiteStrategy(Strategy, ABC):
@@ -72,9 +39,15 @@ class SiteStrategy(Strategy, ABC):
     partial_work: ClassVar[bool] = False
     """Whether a site that did only a part of its steps still counts."""
     has_server_model: ClassVar[bool] = True
-    """Whether the server holds a model that sites receive and would deploy."""
+    """Whether the server holds the model, or one for each architecture, that sites receive and would deploy."""
+    mixes: ClassVar[bool] = False
+    """Whether sites may have different architectures."""
     uses_public: ClassVar[bool] = False
     """Whether sites need the public set, and must prove that all hold the same."""
+    uses_labels: bool = False
+    """Whether sites or server need the public set's labels."""
+    feature_width: int | None = None
+    """Width of the features of every site's model, whatever its architecture; None: each model's own."""
 
     def __init__(self, combine: Combiner, *, weight: str = "examples", fraction: float = 1.0, seed: int = 0) -> None:
         if not 0 < fraction <= 1:
@@ -83,12 +56,22 @@ class SiteStrategy(Strategy, ABC):
             raise ValueError(f"weight is one of {', '.join(WEIGHTS)}, not {weight!r}")
         self.fraction, self.weight, self.seed = fraction, weight, seed
         self._combine = combine
+        self._facts = Facts()
         self.faults: dict[int, str] = {}
         self._sent = ArrayRecord()
 
     def meet(self, facts: Facts) -> None:
         """Learn what the run is about, before its first round."""
+        self._facts = facts
         self._combine.meet(facts)
+
+    def models(self, arrays: ArrayRecord) -> Mapping[str, Mapping[str, Tensor]]:
+        """The models that the server holds after a round, by architecture."""
+        return self._combine.models(arrays)
+
+    def notes(self) -> Mapping[str, float]:
+        """What the last round's knowledge was like, such as `agreement` and `entropy`, each in [0, 1]."""
+        return self._combine.notes()
 
     def site_config(self) -> Mapping[str, Value]:
         """Plain values that the site's half of the algorithm needs each round."""
@@ -111,6 +94,8 @@ class SiteStrategy(Strategy, ABC):
         """One message for each node asked this round."""
         self._sent = arrays
         values = {**config, **self.site_config(), "server-round": server_round, "weight": self.weight}
+        if self.uses_public:
+            values["public-seed"] = self._facts.seed
         return self._messages(server_round, arrays, values, grid, self.action)
 
     @final
@@ -132,7 +117,7 @@ class SiteStrategy(Strategy, ABC):
         for reply in replies:
             try:
                 content, metrics, weight = self._read(reply)
-                self._combine.take(content, weight)
+                self._combine.take(content, weight, self._facts.sender(reply.metadata.src_node_id))
                 means.add(metrics, weight)
             except BadUpdate as fault:
                 self.faults[reply.metadata.src_node_id] = str(fault)
@@ -156,9 +141,14 @@ class SiteStrategy(Strategy, ABC):
     def _messages(
         self, server_round: int, arrays: ArrayRecord, config: Mapping[str, object], grid: Grid, kind: str
     ) -> list[Message]:
-        record = RecordDict({ARRAYS: arrays, CONFIG: ConfigRecord(config)})  # type: ignore[arg-type]
-        nodes = self._sample(server_round, _present(grid))
-        return [Message(record, node, kind, group_id=str(server_round)) for node in nodes]
+        settings = ConfigRecord(config)  # type: ignore[arg-type]
+        contents: dict[int, RecordDict] = {}  # sites that receive the same share one record
+        messages = []
+        for node in self._sample(server_round, _present(grid)):
+            share = self._combine.share(arrays, self._facts.sender(node), server_round)
+            content = contents.setdefault(id(share), RecordDict({ARRAYS: share, CONFIG: settings}))
+            messages.append(Message(content, node, kind, group_id=str(server_round)))
+        return messages
 
     def _sample(self, server_round: int, nodes: list[int]) -> list[int]:
         if self.fraction == 1.0:

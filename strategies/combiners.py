@@ -10,25 +10,13 @@ from torch import Tensor
 from ..codec import decode, encode, schema_of
 from ..errors import BadUpdate
 from ..knowledge import WeightedMean
-from .base import ARRAYS, Facts
+from .combiner import ARRAYS, Combiner, Facts, Sender, record_of
 
 GRADIENTS, BUFFERS = "gradients", "buffers"
 
 
-class _Stateless:
-    def meet(self, facts: Facts) -> None:
-        """Nothing to learn."""
-
-    def state(self) -> dict[str, Tensor]:
-        """Nothing survives between rounds."""
-        return {}
-
-    def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Nothing to take back."""
-
-
 @final
-class WeightAverage(_Stateless):
+class WeightAverage(Combiner):
     """w <- sum_k c_k w_k / sum_k c_k; every reply must look exactly like what was sent."""
 
     def begin(self, sent: ArrayRecord, number: int) -> None:
@@ -36,17 +24,21 @@ class WeightAverage(_Stateless):
         self._schema = schema_of(sent)
         self._mean = WeightedMean()
 
-    def take(self, content: RecordDict, weight: float) -> None:
+    def take(self, content: RecordDict, weight: float, sender: Sender) -> None:
         """Add one site's weights."""
-        self._mean.add(decode(_record(content, ARRAYS), self._schema), weight)
+        self._mean.add(decode(record_of(content, ARRAYS), self._schema), weight)
 
     def settle(self) -> ArrayRecord:
         """The mean model."""
         return encode(self._mean.result())
 
+    def models(self, arrays: ArrayRecord) -> Mapping[str, Mapping[str, Tensor]]:
+        """The one model."""
+        return {"": decode(arrays)} if arrays else {}
+
 
 @final
-class GradientStep:
+class GradientStep(Combiner):
     """v <- m v + sum_k c_k g_k / sum_k c_k;  w <- w - lr v.  Buffers (BatchNorm's statistics) are averaged."""
 
     def __init__(self, lr: float, momentum: float) -> None:
@@ -67,13 +59,13 @@ class GradientStep:
         self._schema, self._weights = schema_of(sent), decode(sent)
         self._gradient, self._buffers = WeightedMean(), WeightedMean()
 
-    def take(self, content: RecordDict, weight: float) -> None:
+    def take(self, content: RecordDict, weight: float, sender: Sender) -> None:
         """Add one site's gradient and buffers; together they cover every tensor that was sent."""
-        record = _record(content, GRADIENTS)
+        record = record_of(content, GRADIENTS)
         names = frozenset(record) & self._schema.keys() if self._names is None else self._names
         gradient = decode(record, {name: form for name, form in self._schema.items() if name in names})
         rest = {name: form for name, form in self._schema.items() if name not in names}
-        buffers = decode(_record(content, BUFFERS), rest) if rest else {}
+        buffers = decode(record_of(content, BUFFERS), rest) if rest else {}
         if not gradient:
             raise BadUpdate("it sent no gradient")
         self._names = names  # where nobody said which tensors are trained, the first site does
@@ -93,6 +85,10 @@ class GradientStep:
         after = {**moved, **self._buffers.result()}
         return encode({name: after[name] for name in self._schema})
 
+    def models(self, arrays: ArrayRecord) -> Mapping[str, Mapping[str, Tensor]]:
+        """The one model."""
+        return {"": decode(arrays)} if arrays else {}
+
     def state(self) -> dict[str, Tensor]:
         """The velocity."""
         return dict(self._velocity)
@@ -103,20 +99,14 @@ class GradientStep:
 
 
 @final
-class Nothing(_Stateless):
+class Nothing(Combiner):
     """Sites exchange nothing."""
 
     def begin(self, sent: ArrayRecord, number: int) -> None:
         """Nothing to prepare."""
 
-    def take(self, content: RecordDict, weight: float) -> None:
+    def take(self, content: RecordDict, weight: float, sender: Sender) -> None:
         """Only metrics arrive."""
 
     def settle(self) -> None:
         """The server holds no model."""
-
-
-def _record(content: RecordDict, key: str) -> ArrayRecord:
-    if key not in content.array_records:
-        raise BadUpdate(f"the reply has no {key!r} record")
-    return content.array_records[key]

@@ -13,6 +13,7 @@ class Local(SiteStrategy):
     action: ClassVar[str] = "train.alone"
     partial_work: ClassVar[bool] = True
     has_server_model: ClassVar[bool] = False
+    mixes: ClassVar[bool] = True
 
     def __init__(self, *, fraction: float = 1.0, seed: int = 0) -> None:
         super().__init__(Nothing(), fraction=fraction, seed=seed)

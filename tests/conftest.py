@@ -21,7 +21,15 @@ settings.load_profile("default")
 os.environ.setdefault("WANDB_MODE", "offline")
 
 ROOT = Path(__file__).parent.parent
-SMALL = ("runtime=local", "runtime.workers=0", "rounds=3", "sites=4", "track.plots=false", "log=quiet")
+SMALL = (
+    "strategy=fedavg",
+    "runtime=local",
+    "runtime.workers=0",
+    "rounds=3",
+    "sites=4",
+    "track.plots=false",
+    "log=quiet",
+)
 
 
 @dataclass(frozen=True)

@@ -23,20 +23,23 @@ def own(*rooms: str) -> set[str]:
 
 
 # What a room may import beside the standard library and itself. A name covers everything below it.
-LEAVES = own("errors", "seeds", "checks", "targets")
+LEAVES = own("errors", "seeds", "checks", "targets", "stretches")
 ROOMS: dict[str, set[str]] = {
     "errors": set(),
     "checks": set(),
     "seeds": {"torch"},
+    "stretches": set(),
     "targets": own("errors"),
     "files": {"torch", "safetensors"} | own("errors"),
     "models": {"torch", "torchvision", "safetensors"} | LEAVES,
     "data": {"torch", "numpy", "pandas", "PIL", "datasets", "flwr_datasets", "pyarrow", "safetensors", "sklearn"}
     | LEAVES,
-    "learning": {"torch"} | LEAVES | own("data.types"),
+    "learning": {"torch"} | LEAVES | own("data.types", "models.stages"),
     "knowledge": {"torch"} | LEAVES,
     "codec": {"torch", "numpy", "zstandard", "flwr.app"} | LEAVES,
-    "strategies": {"torch", "flwr.app", "flwr.serverapp"} | LEAVES | own("knowledge", "codec", "learning"),
+    "strategies": {"torch", "flwr.app", "flwr.serverapp"}
+    | LEAVES
+    | own("knowledge", "codec", "learning", "data.types"),
     "tracking": {"rich", "matplotlib", "wandb"} | own("errors"),
     "config": {"hydra", "omegaconf"} | LEAVES | own("learning", "models"),
     "cli": {PACKAGE},

@@ -21,7 +21,7 @@ CHOICES = [
 @pytest.mark.parametrize("choice", CHOICES)
 def test_every_configuration_file_composes_and_builds(choice: str) -> None:
     needed = {"dataset=csv": ["dataset.path=x.csv", "dataset.target=y"], "dataset=hub": ["dataset.hub=a/b"]}
-    needed["dataset=image_folder"] = ["dataset.path=x"]
+    needed["dataset=image_folder"] = needed["dataset=tensor_file"] = ["dataset.path=x"]
     found = experiment([choice, *needed.get(choice, [])])
     for part in (found.strategy, found.dataset, found.partition):
         call(part)
@@ -36,7 +36,7 @@ def faults(*overrides: str) -> list[str]:
 def test_misspelt_groups_choices_and_keys_come_together_with_the_nearest_names() -> None:
     found = faults("strategy=fedporx", "ruonds=3", "partition=dirchlet", "local.lrr=1")
     assert found == [
-        "strategy=fedporx: no such choice; did you mean 'fedprox'?",
+        "strategy=fedporx: no such choice; did you mean 'fedprox' or 'fedproto'?",
         "partition=dirchlet: no such choice; did you mean 'dirichlet'?",
         "ruonds: no such setting; did you mean 'rounds'?",
         "local.lrr: no such setting; did you mean 'local.lr' or 'local' or 'local.clip_norm'?",
@@ -81,14 +81,20 @@ def test_impossible_values_come_together() -> None:
     ("overrides", "sentence"),
     [
         (["models=[mpl,cnn]"], "models: 'mpl' is no model; did you mean 'mlp'?"),
-        (["models=[mlp,cnn]"], "averages weights, so every site needs the same model"),
+        (["strategy=fedavg", "models=[mlp,cnn]"], "averages weights, so every site needs the same model"),
         (["strategy.mu=1"], "strategy.mu: no such setting"),
         (["per_site.site-1.lrr=1"], "per_site.site-1.lrr: no such setting; did you mean 'lr'?"),
         (["per_site.site-1.lr=-1"], "per_site.site-1: lr must be a positive number"),
         (["a b"], "cannot read 'a b'"),
-        (["+model.depth=3"], "has no setting 'depth'"),
-        (["model._target_=no.such.net"], "cannot import 'no.such.net'"),
+        (["model=cnn", "+model.depth=3"], "has no setting 'depth'"),
+        (["model=cnn", "model._target_=no.such.net"], "cannot import 'no.such.net'"),
         (["models=7"], "models must be a list"),
+        (["+model.depth=3"], "model.depth: a mix has no settings of its own"),
+        (["collect.away.site-1=soon"], "away.site-1 must be rounds like 3, 3-5"),
+        (["public_dataset=cifra10"], "public_dataset: 'cifra10' is no data set; did you mean 'cifar10'?"),
+        (["strategy=cfd", "strategy.bits_up=9"], "bits_up is 16 or 32; 1 to 8 pack, not 9"),
+        (["strategy.bits=8"], "16 or 32; exchange=probabilities allows 1 to 8, not 8"),
+        (["strategy=dsfl", "strategy.server_model=cnnn"], "'cnnn' is no model; did you mean 'cnn'"),
         (["local=null"], "local must hold settings"),
         (["dataset=null"], "dataset=None: no such choice; there are cifar10"),
         (["split=5"], "split must hold settings, not 5"),

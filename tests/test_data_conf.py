@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from fl_distill.data import Augment, federate
 from fl_distill.data.augment import as_augment
-from fl_distill.data.partitions import ClassesPerSite, Dirichlet, Iid, Natural
+from fl_distill.data.partitions import ClassesPerSite, Dirichlet, Iid, Natural, Scarce
 
 CONF = Path(__file__).parents[1] / "conf"
 DATA = os.environ.get("FL_DISTILL_DATA")
@@ -19,6 +19,7 @@ PARTITIONS = {
     "dirichlet": Dirichlet(0.5),
     "classes": ClassesPerSite(2),
     "natural": Natural(),
+    "scarce": Scarce(labels=3, keep=5, examples=2000),
 }
 
 

@@ -160,7 +160,8 @@ def test_a_full_disk_stops_the_run_and_it_can_go_on(tmp_path: Path, launch: Laun
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", disk], capture_output=True)
     if mounted.returncode:
         pytest.skip("this machine does not let tests mount a small disk")
-    base = ("runtime=local", "runtime.workers=0", "rounds=6", "sites=4", "track.plots=false", "log=quiet")
+    small = ("runtime=local", "runtime.workers=0", "rounds=6", "sites=4", "track.plots=false", "log=quiet")
+    base = ("strategy=fedavg", *small)
     try:
         process = command(*base, f"hydra.run.dir={disk}/run", "checkpoint.keep=9")
         _, errors = process.communicate(timeout=120)

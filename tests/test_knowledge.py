@@ -1,4 +1,4 @@
-"""Combine rules and distillation losses against float64 brute force, and their limits."""
+"""Combine rules against float64 brute force, and their limits; test_knowledge_masks has the masks."""
 
 import math
 import statistics
@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fl_distill.knowledge import Confidence, DropWorst, Era, Mean, Median, Power, Rule, TrimmedMean, Vote
-from fl_distill.learning import digest_loss, distillation
 
 sizes = st.tuples(st.integers(1, 7), st.integers(1, 5), st.integers(2, 6), st.integers(0, 10**6))
 RULES = [Mean(), Era(0.3), Power(3.0), Vote(), Median(), TrimmedMean(0.2), DropWorst(1), Confidence()]
@@ -97,27 +96,3 @@ def test_impossible_settings_are_refused() -> None:
     for make in (lambda: Era(0), lambda: Power(-1), lambda: TrimmedMean(0.5), lambda: DropWorst(-1)):
         with pytest.raises(ValueError, match="must be"):
             make()
-
-
-@pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
-def test_distillation_is_t_squared_times_kl_summed_over_classes(temperature: float) -> None:
-    g = torch.Generator().manual_seed(0)
-    student, teacher = (3 * torch.randn(5, 4, generator=g, dtype=torch.float64) for _ in range(2))
-    total = 0.0
-    for s, t in zip(student.tolist(), teacher.tolist(), strict=True):
-        p = [math.exp(v / temperature) for v in t]
-        q = [math.exp(v / temperature) for v in s]
-        p, q = [v / sum(p) for v in p], [v / sum(q) for v in q]
-        total += sum(a * math.log(a / b) for a, b in zip(p, q, strict=True))
-    assert distillation(student, teacher, temperature).item() == pytest.approx(temperature**2 * total / 5, rel=1e-9)
-    assert distillation(teacher, teacher, temperature).item() == pytest.approx(0, abs=1e-12)
-
-
-def test_digest_losses_are_chosen_by_name_and_checked() -> None:
-    a, b = torch.tensor([[1.0, 2.0]]), torch.tensor([[0.0, 4.0]])
-    assert digest_loss("mae", 1.0)(a, b).item() == 1.5
-    assert digest_loss("mse", 1.0)(a, b).item() == 2.5
-    with pytest.raises(ValueError, match="loss is one of"):
-        digest_loss("kld", 1.0)
-    with pytest.raises(ValueError, match="temperature"):
-        digest_loss("kl", 0.0)(a, b)

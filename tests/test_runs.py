@@ -20,7 +20,7 @@ from .conftest import Finished, Launch, command, same
 MIX = ("strategy=local", "models=[mlp,cnn,gru,vit]")
 
 
-def test_the_default_experiment_learns_and_leaves_what_is_promised(launch: Launch) -> None:
+def test_a_run_learns_and_leaves_what_is_promised(launch: Launch) -> None:
     done = launch("sites=10", "rounds=20", "track.plots=true", "runtime.workers=2")
     assert done.summary["server_accuracy"] >= 0.93
     assert done.summary["test_accuracy"] == done.summary["server_accuracy"]
@@ -42,9 +42,12 @@ def test_the_default_experiment_learns_and_leaves_what_is_promised(launch: Launc
         "examples",
         "loss",
         "test_accuracy",
+        "alone_accuracy",
         "local_accuracy",
         "bytes_up",
         "bytes_down",
+        "knowledge_up",
+        "knowledge_down",
     }
     for key in ("bytes_up", "bytes_down"):
         assert sum(row[key] for row in done.rows) == done.summary[key]
@@ -236,7 +239,7 @@ def test_resume_refuses_what_is_no_run_or_another_one(
 def test_an_interrupt_leaves_a_resumable_run_and_no_process(launch: Launch, tmp_path: Path) -> None:
     import psutil
 
-    base = ("rounds=400", "sites=4", "runtime=local", "runtime.workers=2", "track.plots=false")
+    base = ("strategy=fedavg", "rounds=400", "sites=4", "runtime=local", "runtime.workers=2", "track.plots=false")
     folder = tmp_path / "interrupted"
     process = command(*base, f"hydra.run.dir={folder}")
     while not (folder / "checkpoints" / "round-000003.safetensors").exists() and process.poll() is None:

@@ -71,7 +71,9 @@ def _title(process: psutil.Process) -> str:
 
 def test_an_interrupt_leaves_no_ray_behind(tmp_path: Path) -> None:
     before = len(ray_processes())
-    process = command("rounds=500", "sites=4", "track.plots=false", f"hydra.run.dir={tmp_path}/ray", "log=quiet")
+    process = command(
+        "strategy=fedavg", "rounds=500", "sites=4", "track.plots=false", f"hydra.run.dir={tmp_path}/ray", "log=quiet"
+    )
     deadline = time.monotonic() + 120
     while not (tmp_path / "ray" / "rounds.jsonl").exists() and time.monotonic() < deadline:
         time.sleep(0.1)

@@ -16,21 +16,35 @@ from hypothesis import strategies as st
 from fl_distill.errors import ConfigError
 from fl_distill.tracking import Observer, Observers, RoundLog, RunInfo, read, write_json_atomic, write_summary
 
+BLANK: dict[str, Any] = {
+    "warnings": [],
+    "entropy": None,
+    "agreement": None,
+    "gain": None,
+    "alone_accuracy": None,
+    "knowledge_down": 3,
+    "knowledge_up": 2,
+}
+
 
 def row(number: int, **changes: Any) -> dict[str, Any]:
     site = {"model": "mlp", "examples": 9, "loss": 0.5, "test_accuracy": 0.8, "local_accuracy": 0.9}
-    return {
-        "sites": {"site-10": site | {"bytes_up": 1, "bytes_down": 2}, "site-2": {"bytes_up": 3, **site}},
-        "failures": {"site-1": "late"},
-        "server_accuracy": None,
-        "validation_accuracy": 0.7,
-        "local_accuracy": 0.9,
-        "test_accuracy": 0.8,
-        "bytes_down": 4,
-        "bytes_up": 5,
-        "wall_s": 0.25,
-        "round": number,
-    } | changes
+    return (
+        BLANK
+        | {
+            "sites": {"site-10": site | {"bytes_up": 1, "bytes_down": 2}, "site-2": {"bytes_up": 3, **site}},
+            "failures": {"site-1": "late"},
+            "server_accuracy": None,
+            "validation_accuracy": 0.7,
+            "local_accuracy": 0.9,
+            "test_accuracy": 0.8,
+            "bytes_down": 4,
+            "bytes_up": 5,
+            "wall_s": 0.25,
+            "round": number,
+        }
+        | changes
+    )
 
 
 def test_a_line_has_the_keys_of_the_contract_in_their_order(tmp_path: Path) -> None:
@@ -41,9 +55,16 @@ def test_a_line_has_the_keys_of_the_contract_in_their_order(tmp_path: Path) -> N
         "wall_s",
         "bytes_up",
         "bytes_down",
+        "knowledge_up",
+        "knowledge_down",
         "test_accuracy",
+        "alone_accuracy",
+        "gain",
         "local_accuracy",
         "server_accuracy",
+        "agreement",
+        "entropy",
+        "warnings",
         "validation_accuracy",
         "failures",
         "sites",
@@ -77,10 +98,11 @@ def test_numbers_that_json_does_not_know_become_null_or_plain(tmp_path: Path) ->
     assert (back["server_accuracy"], back["bytes_up"]) == (0.5, 7)
 
 
-def test_a_row_without_a_key_of_the_contract_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("key", ["bytes_up", "gain", "warnings"])
+def test_a_row_without_a_key_of_the_contract_is_refused(tmp_path: Path, key: str) -> None:
     short = row(1)
-    del short["bytes_up"]
-    with pytest.raises(ValueError, match="bytes_up"):
+    del short[key]
+    with pytest.raises(ValueError, match=key):
         RoundLog(tmp_path).append(short)
     assert read(tmp_path) == []
 

@@ -26,7 +26,8 @@ SCRIPT = textwrap.dedent(
     entry = {"model": "mlp", "loss": 0.25, "test_accuracy": 0.8, "local_accuracy": None}
     row = {"wall_s": 1.5, "bytes_up": 25, "bytes_down": 10, "test_accuracy": 0.8,
            "local_accuracy": 0.7, "server_accuracy": float("nan"), "failures": {"b/1": "late"},
-           "sites": {"a": entry}}
+           "alone_accuracy": 0.75, "gain": 0.05, "agreement": 0.5, "entropy": None, "knowledge_up": 20,
+           "knowledge_down": 0, "warnings": ["few examples"], "sites": {"a": entry | {"alone_accuracy": 0.75}}}
     config, sites = {"rounds": 2, "strategy": {"mu": 0.5}}, {"a": SiteInfo("mlp", 5)}
     ids = {"wandb": known} if known else {}
     info = RunInfo(folder, config, "fedavg-digits-0", sites, tracker_ids=ids)
@@ -35,7 +36,9 @@ SCRIPT = textwrap.dedent(
     for number in (1, 2):
         observer.round_done(row | {"round": number})
     if ending == "finished":
-        observer.finished({"test_accuracy": 0.8, "selected": {"round": 1}, "sites": {}}, "finished")
+        group = {"sites": 1, "alone_accuracy": 0.75, "gain": float("nan"), "worst": 0.8}
+        summary = {"test_accuracy": 0.8, "selected": {"round": 1}, "sites": {}, "architectures": {"mlp": group}}
+        observer.finished(summary, "finished")
     observer.close()
     print(observer.state()["wandb"])
     """
@@ -109,6 +112,9 @@ def test_the_folder_holds_the_round_metrics(offline: tuple[Path, str, str]) -> N
     assert rounds[0]["sites/a/loss"] == 0.25
     assert rounds[0]["failures"] == 1
     assert "server_accuracy" not in rounds[0]
+    told = {key: rounds[0].get(key) for key in ("alone_accuracy", "gain", "agreement", "entropy", "knowledge_up")}
+    assert list(told.values()) == [0.75, 0.05, 0.5, None, 20]
+    assert (rounds[0]["sites/a/alone_accuracy"], rounds[0]["warnings"]) == (0.75, 1)
     assert "sites/a/local_accuracy" not in rounds[0]
 
 
@@ -131,8 +137,15 @@ def test_the_folder_holds_the_run_its_config_and_its_files(offline: tuple[Path, 
     kinds = {record.artifact.type: [e.path for e in record.artifact.manifest.contents] for record in seen["artifact"]}
     assert (kinds["plots"], kinds["model"]) == (["accuracy.png"], ["server.safetensors"])
     summary = {item.key or ".".join(item.nested_key) for record in seen["summary"] for item in record.summary.update}
-    assert {"test_accuracy", "selected.round", "status"} <= summary
+    assert {"test_accuracy", "selected.round", "status", "architectures.mlp.alone_accuracy"} <= summary
     assert seen["exit"][0].exit.exit_code == 0
+
+
+def test_the_architectures_are_a_table(offline: tuple[Path, str, str]) -> None:
+    (file,) = (offline[0] / "wandb").glob("*run-*/files/media/table/architectures_table*.json")
+    table = json.loads(file.read_text())
+    assert table["columns"] == ["architecture", "sites", "alone_accuracy", "gain", "worst"]
+    assert table["data"] == [["mlp", 1, 0.75, None, 0.8]]
 
 
 def test_a_resumed_run_keeps_its_id_and_a_crash_is_told(tmp_path: Path) -> None:
@@ -180,6 +193,11 @@ def test_an_observer_that_never_started_closes() -> None:
     observer = WandbObserver()
     observer.close()
     assert observer.state() == {}
+
+
+def test_a_map_in_a_row_becomes_flat_keys_and_an_empty_one_none() -> None:
+    row = {"failures": {}, "warnings": ["a", "b"], "sites": {}, "server_models": {"mlp": 0.5}, "other": {}}
+    assert history(row) == {"failures": 0, "warnings": 2, "server_models.mlp": 0.5}
 
 
 def test_a_slash_in_a_site_makes_no_new_level() -> None:

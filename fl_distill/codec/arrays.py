@@ -17,7 +17,8 @@ from ..errors import BadUpdate
 NUMPY = "numpy.ndarray"
 LARGEST = 1e18
 """No number in a model is larger; a sum of many that are, each times its weight, would leave float32."""
-BFLOAT16 = "fl_distill.bfloat16"  # numpy has no such type; the bytes are little-endian, in C order
+RAW = "fl_distill.raw"  # little-endian, in C order, without numpy's header of 128 bytes
+BFLOAT16 = "fl_distill.bfloat16"  # the same; numpy has no such type
 
 _TORCH = {
     str(np.dtype(name)): getattr(torch, name)
@@ -46,9 +47,13 @@ with warnings.catch_warnings():
     torch.frombuffer(b"\0", dtype=torch.uint8)
 
 
-def encode(tensors: Mapping[str, Tensor]) -> ArrayRecord:
-    """The tensors as an ArrayRecord that any Flower app can read (bfloat16 only by `decode`)."""
-    return ArrayRecord({name: _encode_one(name, tensor) for name, tensor in tensors.items()})
+def encode(tensors: Mapping[str, Tensor], *, bare: bool = False) -> ArrayRecord:
+    """The tensors as an ArrayRecord that any Flower app can read (bfloat16 only by `decode`).
+
+    `bare` leaves out what only others need, numpy's header of 128 bytes a tensor: for small things between halves of
+    this package.
+    """
+    return ArrayRecord({name: _encode_one(name, tensor, bare) for name, tensor in tensors.items()})
 
 
 def schema_of(record: ArrayRecord) -> dict[str, Form]:
@@ -73,7 +78,7 @@ def decode(record: ArrayRecord, schema: Schema | None = None) -> dict[str, Tenso
 
 def payload_bytes(content: RecordDict) -> int:
     """Bytes of the encoded records: arrays as they lie in the message, numbers at 8 bytes, texts as UTF-8."""
-    total = sum(map(_array_bytes, content.array_records.values()))
+    total = knowledge_bytes(content)
     numbers: list[MetricRecord | ConfigRecord] = [*content.metric_records.values(), *content.config_records.values()]
     for scalars in numbers:
         for name, value in scalars.items():
@@ -81,17 +86,24 @@ def payload_bytes(content: RecordDict) -> int:
     return total
 
 
+def knowledge_bytes(content: RecordDict) -> int:
+    """Bytes of the encoded tensors alone, without scores and settings."""
+    return sum(map(_array_bytes, content.array_records.values()))
+
+
 def _array_bytes(record: ArrayRecord) -> int:
     return sum(len(name.encode()) + len(array.data) for name, array in record.items())
 
 
-def _encode_one(name: str, tensor: Tensor) -> Array:
+def _encode_one(name: str, tensor: Tensor, bare: bool) -> Array:
     tensor = tensor.detach().cpu().contiguous()
     if tensor.dtype not in _NAMES:
         raise ValueError(f"tensor {name!r} has dtype {tensor.dtype}, which does not travel; convert it first")
     dtype, shape = _NAMES[tensor.dtype], tuple(tensor.shape)
     if tensor.dtype == torch.bfloat16:
         return Array(dtype, shape, BFLOAT16, tensor.view(torch.int16).numpy().tobytes())
+    if bare:
+        return Array(dtype, shape, RAW, bytes(_flat_memory(tensor)))
     # One copy: the header of the npy format, then the tensor's own memory.
     return Array(dtype, shape, NUMPY, b"".join((_npy_header(dtype, shape), _flat_memory(tensor))))
 
@@ -122,7 +134,7 @@ def _decode_one(name: str, array: Array, form: Form) -> Tensor:
 
 
 def _data_offset(name: str, array: Array, form: Form) -> int:
-    if array.stype == BFLOAT16 and form.dtype == "bfloat16":
+    if array.stype == (BFLOAT16 if form.dtype == "bfloat16" else RAW):
         return 0
     if array.stype != NUMPY or form.dtype == "bfloat16":
         raise BadUpdate(f"tensor {name!r} is serialised as {array.stype!r}, expected {NUMPY!r}")

@@ -16,9 +16,9 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ..errors import ConfigError
-from ..targets import nearest
+from ..targets import TARGET, nearest
 
-OPEN_MAPS = ("per_site", "models")
+OPEN_MAPS = ("per_site", "models", "collect.away")
 """Settings that hold names of the user's own (sites), which no default can list."""
 
 Config = dict[str, Any]
@@ -41,9 +41,10 @@ def _composed(overrides: tuple[str, ...], config_dir: str | None) -> tuple[Confi
             raise ConfigError(faults)
         config = _compose(search + [_opened(o) for o in parsed])
         models = {name: _model(name, search, groups, faults) for name in _model_names(config, faults)}
+        public = _public_dataset(config.public_dataset, search, groups, faults)
         if faults:
             raise ConfigError(faults)
-        return _plain(config, models)
+        return _plain(config, models, public)
 
 
 def composed(overrides: Sequence[str], config_dir: str | None = None) -> tuple[Config, Config]:
@@ -154,7 +155,7 @@ def _key_faults(parsed: Sequence[Override], base: DictConfig) -> list[str]:
     faults = []
     for override in parsed:
         key = override.key_or_group
-        free = key.split(".")[0] in (*OPEN_MAPS, "hydra") or override.is_add() or override.is_force_add()
+        free = key.startswith("hydra.") or _inside_open_map(key) or override.is_add() or override.is_force_add()
         if not free and key not in known:
             visible = [name for name in known if not name.startswith("hydra")]
             faults.append(f"{key}: no such setting{nearest(key, visible)}")
@@ -171,20 +172,27 @@ def _keys(node: Any, prefix: str = "") -> Iterator[str]:
 def _opened(override: Override) -> str:
     """The override as Hydra wants it: names of the user's own are added, not looked up."""
     line = _line(override)
-    inside = "." in override.key_or_group and override.key_or_group.split(".")[0] in OPEN_MAPS
-    return f"++{line}" if inside and not line.startswith(("+", "~")) else line
+    return f"++{line}" if _inside_open_map(override.key_or_group) and not line.startswith(("+", "~")) else line
+
+
+def _inside_open_map(key: str) -> bool:
+    return key.startswith(tuple(f"{name}." for name in OPEN_MAPS))
 
 
 def _model_names(config: DictConfig, faults: list[str]) -> list[str]:
     models = config.models
+    server = config.strategy.get("server_model") if isinstance(config.strategy, DictConfig) else None
+    extra = [*([server] if server else []), *config.model.get("mix", ())]
+    if own := [key for key in config.model if "mix" in config.model and key != "mix"]:
+        faults.append(f"model.{own[0]}: a mix has no settings of its own: choose one model, or name them in models=[…]")
     if models is None:
-        return []
+        return sorted(set(extra))
     names = list(models.values()) if isinstance(models, DictConfig) else models
     names = list(names) if isinstance(names, list | ListConfig) else []
     if not names or not all(isinstance(name, str) for name in names):
         faults.append(f"models must be a list of model names or a map site -> model name, not {models}")
         return []
-    return sorted(set(map(str, names)))
+    return sorted({*map(str, names), *extra})
 
 
 def _model(name: str, search: list[str], groups: Mapping[str, list[str]], faults: list[str]) -> DictConfig | None:
@@ -194,7 +202,23 @@ def _model(name: str, search: list[str], groups: Mapping[str, list[str]], faults
     return _compose([*search, f"model={name}"]).model  # type: ignore[no-any-return]
 
 
-def _plain(config: DictConfig, models: Mapping[str, DictConfig | None]) -> tuple[Config, Config]:
+def _public_dataset(
+    chosen: Any, search: list[str], groups: Mapping[str, list[str]], faults: list[str]
+) -> Mapping[str, Any] | None:
+    """Where public examples come from: a data set of the group, a safetensors file, or settings of the user's own."""
+    if chosen is None or isinstance(chosen, DictConfig):
+        return chosen
+    if str(chosen).endswith(".safetensors"):
+        return {TARGET: "fl_distill.data.sources.TensorFile", "path": str(chosen)}
+    if chosen not in groups["dataset"]:
+        faults.append(f"public_dataset: {chosen!r} is no data set{nearest(str(chosen), groups['dataset'])}")
+        return None
+    return _compose([*search, f"dataset={chosen}"]).dataset  # type: ignore[no-any-return]
+
+
+def _plain(
+    config: DictConfig, models: Mapping[str, DictConfig | None], public: Mapping[str, Any] | None
+) -> tuple[Config, Config]:
     hydra = config.hydra
     OmegaConf.set_readonly(hydra, False)
     try:
@@ -208,7 +232,13 @@ def _plain(config: DictConfig, models: Mapping[str, DictConfig | None]) -> tuple
     result: Config = dict(plain)  # type: ignore[arg-type]
     groups = ("strategy", "dataset", "partition", "experiment", "model")
     result["names"] = names = {group: hydra.runtime.choices.get(group) for group in groups}
+    if mix := result["model"].get("mix") if isinstance(result["model"], dict) else None:
+        result |= {"models": result["models"] or mix, "model": specs.get(mix[0], {})}
+        names["model"] = mix[0]
     result["model_specs"] = {names["model"]: result["model"], **specs}
+    result["public_dataset"] = (
+        OmegaConf.to_container(public, resolve=True) if isinstance(public, DictConfig) else public
+    )
     return result, run
 
 

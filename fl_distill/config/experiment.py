@@ -41,7 +41,7 @@ def typed(config: Mapping[str, Any]) -> schema.Experiment:
     try:
         whole = schema.Experiment(
             **{name: config[name] for name in ("strategy", "dataset", "partition", "sites", "rounds", "seed")},
-            **{name: config[name] for name in ("public", "log")},
+            **{name: config[name] for name in ("public", "public_dataset", "public_examples", "log")},
             per_site=config.get("per_site") or {},
             models=_assigned(config),
             default_model=(config["names"]["model"], config["model"]),
@@ -91,15 +91,26 @@ def _component_faults(config: Mapping[str, Any]) -> list[str]:
             resolve({TARGET: path})
         except ConfigError as error:
             faults += [f"track.observers: {fault}" for fault in error.faults]
-    if strategy is not None and strategy.uses_public and config["public"] == 0:
-        faults.append(f"strategy={config['names']['strategy']} learns on public examples: set public > 0")
+    if strategy is not None and strategy.uses_public and config["public"] == 0 and not config["public_dataset"]:
+        name = config["names"]["strategy"]
+        faults.append(f"strategy={name} learns on public examples: set public > 0, or public_dataset")
+    if config["public_dataset"]:
+        faults += _spec_faults("public_dataset", config["public_dataset"])
     in_use = {str(name) for name in _names_in_use(config)}
-    if len(in_use) > 1 and strategy is not None and strategy.has_server_model:
+    if len(in_use) > 1 and strategy is not None and not strategy.mixes:
         faults.append(
             f"strategy={config['names']['strategy']} averages weights, so every site needs the same model, not "
-            f"{', '.join(sorted(in_use))}: use one model, or strategy=local"
+            f"{', '.join(sorted(in_use))}: use one model, or a strategy that mixes: local, fedmd, feddf and others"
         )
     return faults
+
+
+def _spec_faults(name: str, spec: Mapping[str, Any]) -> list[str]:
+    try:
+        call(spec)
+    except ConfigError as error:
+        return [f"{name}: {fault}" for fault in error.faults]
+    return []
 
 
 def _site_faults(config: Mapping[str, Any]) -> list[str]:

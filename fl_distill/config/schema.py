@@ -6,6 +6,7 @@ from typing import Any
 
 from ..checks import number, positive, require, whole
 from ..learning import Settings
+from ..stretches import stretches
 
 Spec = Mapping[str, Any]
 """`{_target_: import.path, **arguments}`, as `fl_distill.targets.call` takes it."""
@@ -33,10 +34,13 @@ class Collect:
     timeout_s: float = 600.0
     grace_s: float | None = None
     stragglers: float = 0.0
+    away: Mapping[str, str] = field(default_factory=dict)
     join_s: float = 30.0
 
     def __post_init__(self) -> None:
+        away = self.away if isinstance(self.away, Mapping) else {}
         require(
+            (isinstance(self.away, Mapping), f"away must be a map site -> rounds, not {self.away!r}"),
             (number(self.fraction, 1e-9, 1), f"fraction must be in (0, 1], not {self.fraction}"),
             (whole(self.min_sites), f"min_sites must be a whole number >= 1, not {self.min_sites}"),
             (whole(self.min_results), f"min_results must be a whole number >= 1, not {self.min_results}"),
@@ -44,7 +48,15 @@ class Collect:
             (self.grace_s is None or number(self.grace_s, 0), f"grace_s must be >= 0 or null, not {self.grace_s}"),
             (number(self.join_s, 0), f"join_s must be >= 0, not {self.join_s}"),
             (number(self.stragglers, 0, 1), f"stragglers must be in [0, 1], not {self.stragglers}"),
+            *((_stretches(v), f"away.{k} must be rounds like 3, 3-5, 3- or 1-4,9, not {v!r}") for k, v in away.items()),
         )
+
+
+def _stretches(rounds: object) -> bool:
+    try:
+        return bool(stretches(str(rounds)))
+    except ValueError:
+        return False
 
 
 @dataclass(frozen=True)
@@ -54,10 +66,12 @@ class Evaluate:
     server_every: int = 1
     sites_every: int = 1
     separately: bool = False
+    alone: bool = True
 
     def __post_init__(self) -> None:
         require(
             (whole(self.server_every), f"server_every must be a whole number >= 1, not {self.server_every}"),
+            (isinstance(self.alone, bool), f"alone must be true or false, not {self.alone!r}"),
             (isinstance(self.separately, bool), f"separately must be true or false, not {self.separately!r}"),
             (whole(self.sites_every, 0), f"sites_every must be a whole number >= 0, not {self.sites_every}"),
         )
@@ -161,6 +175,8 @@ class Experiment:
     rounds: int = 20
     seed: int = 0
     public: float = 0.1
+    public_dataset: Spec | None = None
+    public_examples: int | None = None
     local: Settings = field(default_factory=Settings)
     per_site: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     split: Split = field(default_factory=Split)
@@ -178,6 +194,7 @@ class Experiment:
             (whole(self.sites), f"sites must be a whole number >= 1, not {self.sites}"),
             (whole(self.rounds), f"rounds must be a whole number >= 1, not {self.rounds}"),
             (whole(self.seed, 0), f"seed must be a whole number >= 0, not {self.seed}"),
+            (self.public_examples is None or whole(self.public_examples), "public_examples must be >= 1 or null"),
             (number(self.public, 0, 0.9), f"public must be in [0, 0.9], not {self.public}"),
             (self.log in LOGS, f"log is one of {', '.join(LOGS)}, not {self.log!r}"),
         )

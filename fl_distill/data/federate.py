@@ -6,6 +6,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from fl_distill.checks import whole
+from fl_distill.data.foreign import adopt
 from fl_distill.data.partitions import Owners, Partition, Rows
 from fl_distill.data.types import Federation, Parts, Shared, Source, Split
 from fl_distill.errors import DataError
@@ -24,19 +26,30 @@ def federate(
     validation: float,
     test: float,
     public: float,
+    public_source: Source | None = None,
+    public_examples: int | None = None,
 ) -> Federation:
     """Deal `source` to sites: shared test set, then public set, then the sites' parts; no row twice.
 
     `public` is a part of what the test set leaves; `validation` and `test` are parts of each site's rows,
     rounded down, so every site keeps a row to train on. Same seed, same federation.
+
+    With a `public_source` its training rows are the public set, brought to the form of `source`; all its labels
+    are -1, because its classes are others. `public` has no say then, and the sites keep all rows. Whether the
+    two sources share examples is not checked. `public_examples` is the most rows that the public set may have,
+    drawn evenly over it.
     """
-    _check(validation=validation, test=test, public=public)
+    _check(public_examples, validation=validation, test=test, public=public)
     labels, owners = source.train.y.numpy(), source.owners
     pool: Rows = np.arange(len(labels))
     held = pool[:0]
     if source.test is None:
         held, pool = _hold_out(pool, labels, owners, HELD_OUT, derive(seed, "data", "test"))
-    open_rows, pool = _hold_out(pool, labels, owners, public, derive(seed, "data", "public"))
+    open_rows = pool[:0]
+    if public_source is None:
+        open_rows, _ = _hold_out(pool, labels, owners, public, derive(seed, "data", "public"))
+        open_rows = open_rows[_evenly(len(open_rows), public_examples, seed)]
+        pool = np.setdiff1d(pool, open_rows)
     left = None if owners is None else tuple(owners[row] for row in pool)
     dealt = [pool[part] for part in partition(labels[pool], left, sites, derive(seed, "data", "partition"))]
     names = _names(dealt, owners)
@@ -46,6 +59,9 @@ def federate(
     shared = _shared(source.train, held, owners, names)
     if source.test is not None:
         shared = Shared(source.test, _who(source.test_owners, len(source.test), names))
+    shared_public = _shared(source.train, open_rows, owners, names)
+    if public_source is not None:
+        shared_public = _foreign(public_source, source, _evenly(len(public_source.train), public_examples, seed))
     encode = source.encoder.fit(source.train.x, [part.train for part in parts])
     first = encode(source.train.x[:1], torch.tensor([-1]))
     return Federation(
@@ -57,13 +73,13 @@ def federate(
         stored=source.train,
         parts=parts,
         shared_test=shared,
-        shared_public=_shared(source.train, open_rows, owners, names),
+        shared_public=shared_public,
         encode=encode,
     )
 
 
-def _check(**fractions: float) -> None:
-    """DataError with every fraction that cannot be."""
+def _check(public_examples: int | None, **fractions: float) -> None:
+    """DataError with every number that cannot be."""
     faults = [
         f"{name} must be a fraction from 0 up to, not including, 1, got {value!r}"
         for name, value in fractions.items()
@@ -72,6 +88,8 @@ def _check(**fractions: float) -> None:
     both = fractions["validation"] + fractions["test"]
     if not faults and both >= 1:
         faults.append(f"validation and test together must leave something to train on, got {both:g} of 1")
+    if not (public_examples is None or whole(public_examples)):
+        faults.append(f"public_examples must be a whole number >= 1, or null for all, got {public_examples!r}")
     if faults:
         raise DataError(faults)
 
@@ -91,6 +109,20 @@ def _hold_out(pool: Rows, labels: Rows, owners: Owners, fraction: float, seed: i
     steps = np.floor(np.arange(len(order) + 1) * fraction + rng.random())
     taken = np.sort(order[np.diff(steps) > 0])
     return taken, np.setdiff1d(pool, taken)
+
+
+def _evenly(count: int, most: int | None, seed: int) -> Rows:
+    """At most `most` of the rows 0 … count - 1, ascending: one drawn from each of `most` equal stretches."""
+    if most is None or count <= most:
+        return np.arange(count)
+    edges = np.arange(most + 1) * count // most
+    return np.random.default_rng(derive(seed, "data", "public", "examples")).integers(edges[:-1], edges[1:])
+
+
+def _foreign(guest: Source, home: Source, rows: Rows) -> Shared:
+    x = adopt(guest, home, torch.from_numpy(rows))
+    nobody = torch.full((len(x),), -1)
+    return Shared(Split(x, nobody), nobody)
 
 
 def _codes(owners: Owners, count: int) -> npt.NDArray[np.int64]:

@@ -2,13 +2,15 @@
 
 from typing import Protocol
 
+from fl_distill.data.crops import Crops
 from fl_distill.data.digits import Digits
 from fl_distill.data.folder import ImageFolder
 from fl_distill.data.images import ImageTable
 from fl_distill.data.table import Table
+from fl_distill.data.tensor_file import TensorFile
 from fl_distill.data.types import Source
 
-__all__ = ["Digits", "ImageFolder", "ImageTable", "Loads", "Table"]
+__all__ = ["Crops", "Digits", "ImageFolder", "ImageTable", "Loads", "Table", "TensorFile"]
 
 
 class Loads(Protocol):

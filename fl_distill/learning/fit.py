@@ -52,18 +52,21 @@ def fit(
     terms: Sequence[Term] = (),
     augment: Augment | None = None,
     work: float = 1.0,
+    stop: Callable[[int], bool] | None = None,
 ) -> Trained:
     """Minimise loss(model(x), y) + sum(terms) by mini-batches; `model` changes in place.
 
     `generator` orders the batches and drives `augment`; dropout inside the model draws from torch's global
-    generator, which the caller seeds. `work` in (0, 1] does only that part of the planned steps.
+    generator, which the caller seeds. `work` in (0, 1] does only that part of the planned steps; `stop`, called
+    with the number of steps done, may end it earlier.
     Raises `Diverged` when the loss stops being finite.
     """
     params = trainable(model)
     step = optim.make(params, settings)
     planned = settings.planned_steps(len(data), work)
     least = 2 if _needs_pairs(model) else 1
-    total = torch.zeros((), device=settings.device)
+    total, done = torch.zeros((), device=settings.device), 0
+    rate = optim.schedule(settings.schedule, planned)
     model.train()
     for batch in _batches(len(data), settings.batch_size, planned, least, generator):
         x = data.x[batch]
@@ -74,12 +77,15 @@ def fit(
         grads: Sequence[Tensor | None] = torch.autograd.grad(value, params, allow_unused=True)
         if settings.clip_norm is not None:
             grads = _clipped(grads, settings.clip_norm)
-        step(grads)
+        step(grads, rate(done))
         total += value.detach()
-    mean = float(total) / planned
+        done += 1
+        if stop is not None and stop(done):
+            break
+    mean = float(total) / done
     if not math.isfinite(mean):
-        raise Diverged(f"training diverged: the mean loss over {planned} steps is {mean}; lower lr={settings.lr}")
-    return Trained(mean, planned, len(data))
+        raise Diverged(f"training diverged: the mean loss over {done} steps is {mean}; lower lr={settings.lr}")
+    return Trained(mean, done, len(data))
 
 
 @torch.inference_mode()

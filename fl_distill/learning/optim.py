@@ -4,6 +4,7 @@ SGD is written out here: making the first `torch.optim` object imports torch's c
 every worker process, and the update itself is three lines.
 """
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -11,8 +12,15 @@ from torch import Tensor
 
 from .settings import Settings
 
-Step = Callable[[Sequence[Tensor | None]], None]
-"""Applies one update, given a gradient (or None) for each parameter."""
+Step = Callable[[Sequence[Tensor | None], float], None]
+"""Applies one update, given a gradient (or None) for each parameter, at this part of the learning rate."""
+
+
+def schedule(name: str, steps: int) -> Callable[[int], float]:
+    """Step 0 … steps - 1 -> part of the learning rate: 1 (`constant`), or (1 + cos(pi step / steps)) / 2 (`cosine`)."""
+    if name == "constant":
+        return lambda step: 1.0
+    return lambda step: (1 + math.cos(math.pi * step / steps)) / 2
 
 
 def make(params: Sequence[Tensor], settings: Settings) -> Step:
@@ -27,7 +35,7 @@ def _sgd(params: Sequence[Tensor], settings: Settings) -> Step:
     lr, momentum, decay = settings.lr, settings.momentum, settings.weight_decay
 
     @torch.no_grad()
-    def step(grads: Sequence[Tensor | None]) -> None:
+    def step(grads: Sequence[Tensor | None], scale: float) -> None:
         for at, (param, grad) in enumerate(zip(params, grads, strict=True)):
             if grad is None:
                 continue
@@ -37,7 +45,7 @@ def _sgd(params: Sequence[Tensor], settings: Settings) -> Step:
                     update = velocity[at].mul_(momentum).add_(update)
                 else:
                     velocity[at] = update = update.clone()
-            param.add_(update, alpha=-lr)
+            param.add_(update, alpha=-lr * scale)
 
     return step
 
@@ -51,7 +59,10 @@ def _adamw(params: Sequence[Tensor], settings: Settings) -> Step:
 
 
 def _from_torch(optimizer: torch.optim.Optimizer, params: Sequence[Tensor]) -> Step:
-    def step(grads: Sequence[Tensor | None]) -> None:
+    full = optimizer.param_groups[0]["lr"]
+
+    def step(grads: Sequence[Tensor | None], scale: float) -> None:
+        optimizer.param_groups[0]["lr"] = full * scale
         for param, grad in zip(params, grads, strict=True):
             param.grad = grad
         optimizer.step()

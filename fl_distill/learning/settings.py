@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from ..checks import number, positive, require, whole
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
+SCHEDULES = ("constant", "cosine")
 
 
 @dataclass(frozen=True)
@@ -20,11 +21,13 @@ class Settings:
     epochs: float = 1.0
     steps: int | None = None
     clip_norm: float | None = None
+    schedule: str = "constant"
     device: str = "cpu"
 
     def __post_init__(self) -> None:
         require(
             (self.optimizer in OPTIMIZERS, f"optimizer is one of {', '.join(OPTIMIZERS)}, not {self.optimizer!r}"),
+            (self.schedule in SCHEDULES, f"schedule is one of {', '.join(SCHEDULES)}, not {self.schedule!r}"),
             (positive(self.lr), f"lr must be a positive number, not {self.lr}"),
             (number(self.momentum, 0, 1 - 1e-9), f"momentum must be in [0, 1), not {self.momentum}"),
             (number(self.weight_decay, 0), f"weight_decay must be >= 0, not {self.weight_decay}"),

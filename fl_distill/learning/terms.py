@@ -1,11 +1,13 @@
 """Terms that an algorithm adds to the local loss."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from ..checks import number, require, whole
 from .fit import Term, trainable
+from .losses import Loss
 
 
 def proximal(mu: float, reference: Sequence[Tensor]) -> Term:
@@ -23,3 +25,33 @@ def proximal(mu: float, reference: Sequence[Tensor]) -> Term:
         return mu / 2 * torch.stack(gaps).sum()
 
     return term
+
+
+def on_public(
+    x: Tensor, target: Tensor, loss: Loss, batch_size: int, generator: torch.Generator, weight: float = 1.0
+) -> Term:
+    """weight * loss(model(x_B), target_B) on the next mini-batch B of public examples, whatever the own batch is.
+
+    `x` (N, …) and `target` (N, …) stay where they are; batches move to the model. `generator` orders the examples
+    anew each pass. With weight = 1 - alpha and `distillation` it is the soft half of a teacher's lesson.
+    """
+    require(
+        (len(x) == len(target) > 0, f"examples and targets must be as many and not none: {len(x)} and {len(target)}"),
+        (whole(batch_size), f"batch_size must be a whole number >= 1, not {batch_size}"),
+        (number(weight, 0), f"weight must be >= 0, not {weight}"),
+    )
+    batches = _batches_for_ever(len(x), batch_size, generator)
+
+    def term(model: nn.Module) -> Tensor:
+        device = trainable(model)[0].device
+        batch = next(batches)
+        return weight * loss(model(x[batch].to(device)), target[batch].to(device))
+
+    return term
+
+
+def _batches_for_ever(examples: int, size: int, generator: torch.Generator) -> Iterator[Tensor]:
+    while True:
+        for batch in torch.split(torch.randperm(examples, generator=generator), size):
+            # BatchNorm cannot train on one example: the same one twice has the same mean and gradient.
+            yield batch if len(batch) > 1 else batch.repeat(2)

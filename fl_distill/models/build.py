@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fl_distill.errors import ConfigError
+from fl_distill.models.projected import projected
 from fl_distill.targets import TARGET, resolve
 
 # Weights are drawn from torch's global CPU generator: two threads that build at once would mix their streams.
@@ -15,22 +16,39 @@ _SEEDED = threading.RLock()
 _GIVEN = ("input_shape", "classes")
 
 
-def build(spec: Mapping[str, Any], input_shape: tuple[int, ...], classes: int, generator_seed: int) -> nn.Module:
+def build(
+    spec: Mapping[str, Any],
+    input_shape: tuple[int, ...],
+    classes: int,
+    generator_seed: int,
+    feature_width: int | None = None,
+) -> nn.Module:
     """The model that `spec` describes, with initial weights that depend on `generator_seed` alone.
 
     `spec` holds `_target_`, the import path of a builder (`fl_distill.models.mlp`, or a user's own function
     or class), and its parameters; the builder is called as `builder(input_shape, classes, **params)`. The
-    caller's random state is left as it was. ConfigError names an unknown builder or parameter, and what the
-    builder says against the values.
+    caller's random state is left as it was. `feature_width` projects the features to that width. ConfigError
+    names an unknown builder or parameter, and what the builder says against the values.
     """
     builder, params = resolve(spec, _GIVEN)
     with _SEEDED, torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.default_generator.manual_seed(generator_seed)
-        return _call(spec[TARGET], builder, tuple(input_shape), classes, params)
+        model = _call(spec[TARGET], builder, tuple(input_shape), classes, params)
+        return model if feature_width is None else _widened(spec[TARGET], model, feature_width, classes, input_shape)
+
+
+def _widened(target: str, model: nn.Module, width: int, classes: int, input_shape: tuple[int, ...]) -> nn.Module:
+    try:
+        return projected(model, width, classes, tuple(input_shape))
+    except ValueError as error:
+        raise ConfigError(f"model {target}: {error}") from error
 
 
 def faults(
-    spec: Mapping[str, Any], input_shape: tuple[int, ...] | None = None, classes: int | None = None
+    spec: Mapping[str, Any],
+    input_shape: tuple[int, ...] | None = None,
+    classes: int | None = None,
+    feature_width: int | None = None,
 ) -> list[str]:
     """Every reason why `spec` cannot be built and score a batch, one sentence each.
 
@@ -40,7 +58,7 @@ def faults(
         if input_shape is None or classes is None:
             resolve(spec, _GIVEN)
         else:
-            model = build(spec, input_shape, classes, 0)
+            model = build(spec, input_shape, classes, 0, feature_width)
             _check_scores(spec[TARGET], model, tuple(input_shape), classes)
     except ConfigError as error:
         return error.faults

@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fl_distill.checks import positive
 from fl_distill.errors import ConfigError
 from fl_distill.models.classifier import Classifier
 from fl_distill.models.residual import group_norm
@@ -121,9 +122,15 @@ def mobilenet_v2(
     small_stem: bool | None = None,
     norm: str = "batch",
     weights: str | None = None,
+    width: float = 1.0,
 ) -> Classifier:
-    """MobileNetV2 (Sandler et al. 2018): 2.2 million parameters."""
-    rest = {"dropout": rate("dropout", dropout)}
+    """MobileNetV2 (Sandler et al. 2018): 2.2 million parameters.
+
+    `width` multiplies the channels of every layer, in steps of 8; only the last keeps 1280 where it is below 1.
+    """
+    if not positive(width):
+        raise ValueError(f"width must be a number above 0, got {width!r}")
+    rest = {"dropout": rate("dropout", dropout), "width_mult": width}
     return _convolutional("mobilenet_v2", input_shape, classes, small_stem, norm, weights, **rest)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, TextIO, final
 
 from . import text
+from .groups import TWINS, architectures, comparable, comparison, of_run
 from .observer import Observer, Row, RunInfo, Status, Summary
 
 
@@ -16,6 +17,10 @@ class View(ABC):
     @abstractmethod
     def say(self, line: str, *, bad: bool = False) -> None:
         """Show a line of text, set off where it is bad news."""
+
+    @abstractmethod
+    def warn(self, line: str) -> None:
+        """Show what the user should know though nothing failed."""
 
     @abstractmethod
     def progress(self, round: int, replied: int, refused: int, asked: int) -> None:
@@ -47,6 +52,10 @@ class PlainView(View):
         """Print the line, indented where it belongs to the row above."""
         print(f"  {line}" if bad else line, file=self._stream, flush=True)
 
+    def warn(self, line: str) -> None:
+        """Print it indented."""
+        self.say(f"warning: {line}", bad=True)
+
     def progress(self, round: int, replied: int, refused: int, asked: int) -> None:
         """Nothing: a file has no use for it."""
 
@@ -55,6 +64,8 @@ class PlainView(View):
         failed = len(row["failures"])
         cells = [f"round {row['round']:>{self._width}}/{self._rounds}"]
         cells += [f"{name} {text.accuracy(row[f'{name}_accuracy'])}" for name in ("server", "local", "test")]
+        if row.get("alone_accuracy") is not None:
+            cells += [f"alone {text.accuracy(row['alone_accuracy'])}", f"gain {text.points(row.get('gain'))}"]
         cells += [f"loss {text.loss(text.mean_loss(row))}"]
         cells += [f"up {text.size(row['bytes_up'])}", f"down {text.size(row['bytes_down'])}"]
         cells += [text.seconds(row["wall_s"])] + [f"{failed} failed"] * bool(failed)
@@ -80,13 +91,14 @@ class ConsoleObserver(Observer):
         self._run: RunInfo | None = None
         self._round = 0
         self._replies: dict[str, str | None] = {}
+        self._warned: set[str] = set()
 
     def started(self, run: RunInfo) -> None:
         """Say what runs, where, and whether it continues."""
         if self._log == "quiet":
             return
         self._run, self._view = run, self._choose(run)
-        models = ", ".join(f"{count['sites']} × {model}" for model, count in text.by_model(_plain(run)).items())
+        models = ", ".join(f"{count['sites']} × {model}" for model, count in architectures(_plain(run)).items())
         self._view.say(f"{text.clean(run.name)}: {len(run.sites)} sites ({models}), results in {run.folder}")
         if run.resumed_from is not None:
             self._view.say(f"continuing after round {run.resumed_from}")
@@ -103,11 +115,15 @@ class ConsoleObserver(Observer):
         self._view.progress(round, len(self._replies), refused, asked)
 
     def round_done(self, row: Row) -> None:
-        """Show the row, and below it who failed and why."""
+        """Show the row, and below it who failed and why, and what it warns of for the first time."""
         if self._view is not None:
             self._view.row(row)
             for line in text.failures(row["failures"]):
                 self._view.say(line, bad=True)
+            for line in text.warnings([row]):
+                if line not in self._warned:
+                    self._view.warn(line)
+                    self._warned.add(line)
 
     def finished(self, summary: Summary, status: Status) -> None:
         """Show the result."""
@@ -117,9 +133,9 @@ class ConsoleObserver(Observer):
         why = f" ({text.clean(summary['reason'])})" if status == "finished" and summary.get("reason") else ""
         self._view.say(f"{status}{why} {_after(summary)}")
         self._view.table(_results(summary))
-        models = text.by_model(summary.get("sites") or {})
-        if len(models) > 1:
-            self._view.table(_model_lines(models))
+        groups = of_run(summary)
+        if comparable(groups):
+            self._view.table(comparison(groups))
         if status != "finished":
             self._view.say(f"continue with: fl-distill resume={self._run.folder}")
         self.close()
@@ -151,8 +167,7 @@ def _asked(run: RunInfo) -> int:
 
 def _after(summary: Summary) -> str:
     spent = f"after {summary.get('rounds')} rounds and {text.seconds(summary.get('wall_s'))}"
-    traffic = f"{text.size(summary.get('bytes_up'))} up, {text.size(summary.get('bytes_down'))} down"
-    return f"{spent}; {traffic}"
+    return f"{spent}; {text.traffic(summary, 'up')} up, {text.traffic(summary, 'down')} down"
 
 
 def _results(summary: Summary) -> list[tuple[str, ...]]:
@@ -162,12 +177,7 @@ def _results(summary: Summary) -> list[tuple[str, ...]]:
     for name, label in (("server", "server"), ("test", "sites, test set"), ("local", "sites, own data")):
         key = f"{name}_accuracy"
         lines.append((label, text.accuracy(summary.get(key)), text.accuracy(chosen.get(key))))
-    return lines
-
-
-def _model_lines(models: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, ...]]:
-    lines: list[tuple[str, ...]] = [("model", "sites", "test set", "own data")]
-    for model, values in models.items():
-        scores = (text.accuracy(values["test_accuracy"]), text.accuracy(values["local_accuracy"]))
-        lines.append((text.clean(model), str(values["sites"]), *scores))
+    for key, label, shown in TWINS:
+        if summary.get(key) is not None:
+            lines.append((label, shown(summary[key]), shown(chosen.get(key))))
     return lines

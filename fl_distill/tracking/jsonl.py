@@ -11,10 +11,12 @@ from ..errors import ConfigError
 from .observer import Row, Summary
 from .text import natural
 
-_TOTALS = ("wall_s", "bytes_up", "bytes_down", "test_accuracy", "local_accuracy", "server_accuracy")
-ROUND_KEYS = ("round", *_TOTALS, "failures", "sites")
-SITE_KEYS = ("model", "examples", "loss", "test_accuracy", "local_accuracy", "bytes_up", "bytes_down")
-SUMMARY_KEYS = ("strategy", "rounds", "seed", "version", "status", *_TOTALS, "selected", "sites")
+_TRAFFIC = ("bytes_up", "bytes_down", "knowledge_up", "knowledge_down")
+_SCORES = ("test_accuracy", "alone_accuracy", "gain", "local_accuracy", "server_accuracy")
+_TOTALS = ("wall_s", *_TRAFFIC, *_SCORES)
+ROUND_KEYS = ("round", *_TOTALS, "agreement", "entropy", "warnings", "failures", "sites")
+SITE_KEYS = ("model", "examples", "loss", "test_accuracy", "alone_accuracy", "local_accuracy", *_TRAFFIC)
+SUMMARY_KEYS = ("strategy", "rounds", "seed", "version", "status", *_TOTALS, "selected", "architectures", "sites")
 _LAST = ("failures", "sites")
 
 

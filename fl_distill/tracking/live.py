@@ -1,5 +1,6 @@
 """The console on a terminal: finished rounds scroll up as a table, the current one fills a bar below them."""
 
+from collections.abc import Callable
 from typing import TextIO, final
 
 from rich.console import Console
@@ -11,16 +12,18 @@ from . import text
 from .console import View
 from .observer import Row
 
-_HEAD = (
-    ("round", 9),
-    ("server", 7),
-    ("local", 7),
-    ("test", 7),
-    ("loss", 8),
-    ("up", 8),
-    ("down", 8),
-    ("time", 11),
+_COLUMNS: tuple[tuple[str, int, Callable[[Row], str]], ...] = (
+    ("server", 7, lambda row: text.accuracy(row["server_accuracy"])),
+    ("local", 7, lambda row: text.accuracy(row["local_accuracy"])),
+    ("test", 7, lambda row: text.accuracy(row["test_accuracy"])),
+    ("alone", 7, lambda row: text.accuracy(row.get("alone_accuracy"))),
+    ("gain", 6, lambda row: text.points(row.get("gain"))),
+    ("loss", 8, lambda row: text.loss(text.mean_loss(row))),
+    ("up", 8, lambda row: text.size(row["bytes_up"])),
+    ("down", 8, lambda row: text.size(row["bytes_down"])),
+    ("time", 11, lambda row: text.seconds(row["wall_s"])),
 )
+_OF_TWINS = ("alone", "gain")
 
 
 @final
@@ -30,7 +33,7 @@ class LiveView(View):
     def __init__(self, stream: TextIO, rounds: int) -> None:
         self._console = Console(file=stream, highlight=False)
         self._rounds = rounds
-        self._headed = False
+        self._headed = self._twins = False
         self._bar = Progress(
             TextColumn("{task.description}", style="bold"),
             BarColumn(bar_width=30),
@@ -50,6 +53,10 @@ class LiveView(View):
         """Print the line above the bar."""
         self._console.print(Text(f"  ✗ {line}" if bad else line, style="red" if bad else ""))
 
+    def warn(self, line: str) -> None:
+        """Print it in yellow."""
+        self._console.print(Text(f"  ! {line}", style="yellow"))
+
     def progress(self, round: int, replied: int, refused: int, asked: int) -> None:
         """Fill the bar, from the start for a new round."""
         if round != self._shown:
@@ -64,22 +71,14 @@ class LiveView(View):
         )
 
     def row(self, row: Row) -> None:
-        """Print the round under its column heads."""
-        if not self._headed:
-            self._headed = True
-            self._line([name for name, _ in _HEAD], "bold cyan")
-        numbers = [row["server_accuracy"], row["local_accuracy"], row["test_accuracy"]]
-        self._line(
-            [
-                f"{row['round']}/{self._rounds}",
-                *map(text.accuracy, numbers),
-                text.loss(text.mean_loss(row)),
-                text.size(row["bytes_up"]),
-                text.size(row["bytes_down"]),
-                text.seconds(row["wall_s"]),
-                f"{len(row['failures'])} failed" if row["failures"] else "",
-            ]
-        )
+        """Print the round under its column heads, which come again where twins are first scored."""
+        twins = self._twins or row.get("alone_accuracy") is not None
+        if not self._headed or twins != self._twins:
+            self._headed, self._twins = True, twins
+            self._line("round", [f"{name:>{width}}" for name, width, _ in self._columns()], "bold cyan")
+        cells = [f"{shown(row):>{width}}" for _, width, shown in self._columns()]
+        failed = [f"{len(row['failures'])} failed".rjust(12)] if row["failures"] else []
+        self._line(f"{row['round']}/{self._rounds}", cells + failed)
 
     def table(self, lines: list[tuple[str, ...]]) -> None:
         """A ruled table."""
@@ -94,7 +93,8 @@ class LiveView(View):
         """Take the bar away."""
         self._bar.stop()
 
-    def _line(self, cells: list[str], style: str = "") -> None:
-        widths = [width for _, width in _HEAD] + [12] * (len(cells) - len(_HEAD))
-        padded = [f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True)]
-        self._console.print(Text(" ".join(padded), style=style), soft_wrap=True)
+    def _columns(self) -> list[tuple[str, int, Callable[[Row], str]]]:
+        return [column for column in _COLUMNS if self._twins or column[0] not in _OF_TWINS]
+
+    def _line(self, first: str, cells: list[str], style: str = "") -> None:
+        self._console.print(Text(" ".join([f"{first:>9}", *cells]), style=style), soft_wrap=True)

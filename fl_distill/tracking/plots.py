@@ -20,7 +20,9 @@ from .canvas import (
     save,
     write_title,
 )
+from .groups import newest_sites
 from .observer import Row, RunInfo
+from .versus import by_architecture
 
 _LINES = (
     ("server_accuracy", "server's model, test set", BLUE),
@@ -32,7 +34,8 @@ _LINES = (
 def draw(folder: Path, rows: Sequence[Row], run: RunInfo) -> list[Path]:
     """Write every picture that the rows allow into `folder`; returns their paths.
 
-    `accuracy` by round and by megabyte, `sites` (each one's newest accuracies), `labels` (who holds what).
+    `accuracy` by round and by megabyte, `architectures` alone and federated, `sites` (each one's newest
+    accuracies), `labels` (who holds what).
     """
     folder.mkdir(parents=True, exist_ok=True)
     made = [save(picture, folder / f"{name}.png") for name, picture in _pictures(rows, run) if picture]
@@ -43,6 +46,7 @@ def _pictures(rows: Sequence[Row], run: RunInfo) -> list[tuple[str, Any]]:
     return [
         ("accuracy", by_round(rows)),
         ("accuracy_by_megabyte", by_megabyte(rows)),
+        ("architectures", by_architecture(rows)),
         ("sites", by_site(rows)),
         ("labels", labels(run)),
     ]
@@ -99,16 +103,6 @@ def labels(run: RunInfo) -> Any:
         _write_counts(axes, columns)
     write_title(axes, "Training examples by site and class", room=10)
     return picture
-
-
-def newest_sites(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
-    """What was last measured at each site, in natural order of names."""
-    newest: dict[str, dict[str, Any]] = {}
-    for row in rows:
-        for site, values in row["sites"].items():
-            known = newest.setdefault(site, dict(values))
-            known |= {key: value for key, value in values.items() if value is not None}
-    return {site: newest[site] for site in text.natural(newest)}
 
 
 def _curves(rows: Sequence[Row], at: Sequence[float], title: str, axis: str, *, whole: bool) -> Any:

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import final
 
 from . import text
+from .groups import TWINS, architectures, comparison, newest_sites
 from .jsonl import read, strict
 from .observer import Observer, Row, RunInfo, Status, Summary
-from .plots import draw, newest_sites
+from .plots import draw
 
 _STYLE = """
 :root { color-scheme: light }
@@ -63,8 +64,9 @@ def render(run: RunInfo, rows: Sequence[Row], summary: Summary, status: str, pic
         f"<h1>{name}</h1>{_subtitle(run, summary, status)}{_cards(summary)}",
         f"<h2>Result</h2>{_result(summary)}",
         *map(_picture, pictures),
-        f"<h2>Models</h2>{_models(rows)}" if rows else "",
+        f"<h2>Architectures</h2>{_architectures(rows, summary)}" if rows else "",
         f"<h2>Sites</h2>{_sites(rows)}" if rows else "",
+        _warnings(rows),
         f"<h2>Failures</h2>{_failures(rows)}",
         f"<h2>Configuration</h2><pre>{escape(json.dumps(strict(run.config), indent=2))}</pre>",
         "</body></html>\n",
@@ -90,12 +92,18 @@ def _cards(summary: Summary) -> str:
         ("server's model", text.accuracy(summary.get("server_accuracy"))),
         ("sites, test set", text.accuracy(summary.get("test_accuracy"))),
         ("sites, own data", text.accuracy(summary.get("local_accuracy"))),
-        ("sent up", text.size(summary.get("bytes_up"))),
-        ("sent down", text.size(summary.get("bytes_down"))),
+        *((label, shown(summary[key])) for key, label, shown in TWINS if summary.get(key) is not None),
+        (_sent(summary, "up"), text.size(summary.get("bytes_up"))),
+        (_sent(summary, "down"), text.size(summary.get("bytes_down"))),
         ("time", text.seconds(summary.get("wall_s"))),
     ]
     cards = "".join(f'<div class="card"><b>{escape(value)}</b><span>{label}</span></div>' for label, value in values)
     return f'<div class="cards">{cards}</div>'
+
+
+def _sent(summary: Summary, way: str) -> str:
+    told = text.knowledge(summary, way)
+    return f"sent {way}" + (f", {told}" if told else "")
 
 
 def _result(summary: Summary) -> str:
@@ -114,34 +122,30 @@ def _result(summary: Summary) -> str:
             ("sites' models, own data (mean)", "local_accuracy"),
         )
     ]
+    for key, label, shown in TWINS:
+        if summary.get(key) is not None:
+            lines.append([label, shown(summary[key]), shown(chosen.get(key))])
     return _table(head, lines)
 
 
-def _models(rows: Sequence[Row]) -> str:
-    groups = text.by_model(newest_sites(rows))
-    lines = [
-        [
-            model,
-            values["sites"],
-            text.accuracy(values["test_accuracy"]),
-            text.accuracy(values["local_accuracy"]),
-        ]
-        for model, values in groups.items()
-    ]
-    return _table(["model", "sites", "test set (mean)", "own data (mean)"], lines)
+def _architectures(rows: Sequence[Row], summary: Summary) -> str:
+    head, *lines = comparison(summary.get("architectures") or architectures(newest_sites(rows)))
+    return _table(head, lines)
 
 
 def _sites(rows: Sequence[Row]) -> str:
     """Newest measurements and the traffic of all rounds."""
     up, down, failed = (_total(rows, of) for of in ("bytes_up", "bytes_down", ""))
-    lines = []
-    for site, values in newest_sites(rows).items():
-        scores = [text.accuracy(values.get("test_accuracy")), text.accuracy(values.get("local_accuracy"))]
+    newest, lines = newest_sites(rows), []
+    twins = any(values.get("alone_accuracy") is not None for values in newest.values())
+    kinds = {"test": "test set"} | ({"alone": "alone"} if twins else {}) | {"local": "own data"}
+    for site, values in newest.items():
+        scores = [text.accuracy(values.get(f"{kind}_accuracy")) for kind in kinds]
         traffic = [text.size(up[site]), text.size(down[site])]
         lost = failed.get(site, 0)
         loss = text.loss(values.get("loss"))
         lines.append([site, values.get("model"), values.get("examples"), loss, *scores, *traffic, lost])
-    head = ["site", "model", "examples", "loss", "test set", "own data", "up", "down", "rounds lost"]
+    head = ["site", "model", "examples", "loss", *kinds.values(), "up", "down", "rounds lost"]
     return _table(head, lines)
 
 
@@ -153,6 +157,12 @@ def _total(rows: Sequence[Row], key: str) -> dict[str, int]:
         for site, count in (counted if key else dict.fromkeys(row["failures"], 1)).items():
             total[site] = total.get(site, 0) + count
     return total
+
+
+def _warnings(rows: Sequence[Row]) -> str:
+    """Each warning once, with when it came up; nothing where all was well."""
+    lines = [[numbers[0], len(numbers), told] for told, numbers in text.warnings(rows).items()]
+    return f"<h2>Warnings</h2>{_table(['since round', 'rounds', 'warning'], lines, kind='wide text')}" if lines else ""
 
 
 def _failures(rows: Sequence[Row]) -> str:

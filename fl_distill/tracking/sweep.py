@@ -17,6 +17,10 @@ def sweep_table(rows: Sequence[Mapping[str, Any]], stream: TextIO | None = None)
     least `job` and `status`, and `reason`, which is told below the table.
     """
     lines = [_HEAD, *(_cells(row) for row in rows)]
+    if any(row.get("gain") is not None for row in rows):
+        gains = ["gain", *(text.points(row.get("gain")) for row in rows)]
+        at = _HEAD.index("up")
+        lines = [(*line[:at], points, *line[at:]) for line, points in zip(lines, gains, strict=True)]
     table = _ruled(lines) if (stream or sys.stdout).isatty() else "\n".join(text.columns(lines))
     return "\n".join([table, *_reasons(rows)])
 

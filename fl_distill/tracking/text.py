@@ -15,6 +15,11 @@ def accuracy(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
 
 
+def points(value: float | None) -> str:
+    """A difference of accuracies in percentage points: `+12.3`."""
+    return "–" if value is None else f"{round(100 * value, 1) + 0.0:+.1f}"  # adding zero turns -0.0 into 0.0
+
+
 def loss(value: float | None) -> str:
     """Three significant digits, or a dash."""
     return "–" if value is None else f"{value:#.3g}"
@@ -28,6 +33,18 @@ def size(count: float | None) -> str:
     while count >= 999.5 and step < len(_UNITS) - 1:
         count, step = count / 1000, step + 1
     return f"{count:.0f} {_UNITS[step]}" if step == 0 or count >= 99.95 else f"{count:.1f} {_UNITS[step]}"
+
+
+def knowledge(record: Mapping[str, Any], way: str) -> str:
+    """`300 kB knowledge` where tensors are clearly less than all that was sent `way` (up or down), else nothing."""
+    sent, tensors = record.get(f"bytes_{way}"), record.get(f"knowledge_{way}")
+    return f"{size(tensors)} knowledge" if sent and tensors and tensors < 0.9 * sent else ""
+
+
+def traffic(record: Mapping[str, Any], way: str) -> str:
+    """`2.5 MB`, and how much of it is knowledge where that tells something: `2.5 MB (300 kB knowledge)`."""
+    told = knowledge(record, way)
+    return size(record.get(f"bytes_{way}")) + (f" ({told})" if told else "")
 
 
 def seconds(value: float | None) -> str:
@@ -73,21 +90,18 @@ def failures(reasons: Mapping[str, str], most: int = 6) -> list[str]:
     return [f"{_few(names, most)}: {reason}" for reason, names in sites.items()]
 
 
+def warnings(rows: Iterable[Row]) -> dict[str, list[int]]:
+    """Each warning once, in order of appearance, with the rounds that gave it."""
+    rounds: dict[str, list[int]] = {}
+    for row in rows:
+        for told in row.get("warnings") or ():
+            rounds.setdefault(clean(told), []).append(row["round"])
+    return rounds
+
+
 def _few(names: list[str], most: int) -> str:
     shown = ", ".join(names[:most])
     return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
-
-
-def by_model(sites: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, float | int | None]]:
-    """Per model: how many sites have it, and their mean accuracies."""
-    groups: dict[str, list[Mapping[str, Any]]] = {}
-    for site in natural(sites):
-        groups.setdefault(str(sites[site].get("model")), []).append(sites[site])
-    return {
-        model: {"sites": len(members)}
-        | {key: mean(site.get(key) for site in members) for key in ("test_accuracy", "local_accuracy")}
-        for model, members in groups.items()
-    }
 
 
 def columns(lines: Sequence[Sequence[str]]) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any, Literal, final
 from urllib.parse import urlsplit
 
 from . import text
+from .groups import comparable, of_run
 from .jsonl import strict
 from .observer import Observer, Row, RunInfo, Status, Summary
 
@@ -18,7 +19,8 @@ FINISH_S = 120.0
 """How long the upload at the end may take; what is left stays on disk for `wandb sync`."""
 MODELS_BYTES = 100_000_000
 """Models of sites are uploaded only where all of them together are smaller than this."""
-_SITE_KEYS = ("loss", "test_accuracy", "local_accuracy", "bytes_up", "bytes_down")
+_SITE_KEYS = ("loss", "test_accuracy", "alone_accuracy", "local_accuracy", "bytes_up", "bytes_down")
+_COUNTED = ("failures", "warnings")
 
 
 @final
@@ -66,7 +68,7 @@ class WandbObserver(Observer):
         try:
             self._run.summary.update(_flat({k: v for k, v in strict(summary).items() if k != "sites"}))
             self._run.summary["status"] = status
-            self._log_failures()
+            self._log_tables(strict(summary))
             _upload(self._run, self._info.folder)
         except BaseException:
             code = 1
@@ -82,12 +84,17 @@ class WandbObserver(Observer):
         """The W&B run's id."""
         return {"wandb": self._id} if self._id else {}
 
-    def _log_failures(self) -> None:
+    def _log_tables(self, summary: Summary) -> None:
         import wandb
 
-        if self._failures:
-            rows: list[Any] = [[number, text.clean(site), text.clean(why)] for number, site, why in self._failures]
-            self._run.log({"failures_table": wandb.Table(columns=["round", "site", "reason"], data=rows)})
+        lost: list[Any] = [[number, text.clean(site), text.clean(why)] for number, site, why in self._failures]
+        groups = of_run(summary)
+        if lost:
+            self._run.log({"failures_table": wandb.Table(columns=["round", "site", "reason"], data=lost)})
+        if comparable(groups):
+            head: list[Any] = ["architecture", *next(iter(groups.values()))]
+            lines: list[Any] = [[text.clean(model), *map(group.get, head[1:])] for model, group in groups.items()]
+            self._run.log({"architectures_table": wandb.Table(columns=head, data=lines)})
 
     def _end(self, code: int) -> None:
         run, self._run = self._run, None
@@ -96,14 +103,14 @@ class WandbObserver(Observer):
 
 
 def history(row: Row) -> dict[str, Any]:
-    """What was measured, as flat W&B keys: `sites/<name>/local_accuracy`, `failures` as a count."""
+    """What was measured, as flat W&B keys: `sites/<name>/local_accuracy`, `failures` and `warnings` as counts."""
     plain = strict(row)
-    flat = {key: value for key, value in plain.items() if key not in ("sites", "failures")}
-    flat |= {"failures": len(plain["failures"]), "loss": text.mean_loss(plain)}
+    flat = {key: value for key, value in plain.items() if key not in ("sites", *_COUNTED)}
+    flat |= {key: len(plain[key]) for key in _COUNTED if key in plain} | {"loss": text.mean_loss(plain)}
     for site, values in plain["sites"].items():
         name = text.clean(site).replace("/", "_")
         flat |= {f"sites/{name}/{key}": values.get(key) for key in _SITE_KEYS}
-    return {key: value for key, value in flat.items() if value is not None}
+    return _flat(flat)
 
 
 def has_credentials(base_url: str) -> bool:

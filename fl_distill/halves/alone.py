@@ -1,0 +1,13 @@
+"""Local training: nothing is exchanged."""
+
+from dataclasses import replace
+
+from ..client import Client, Outcome, Task
+
+
+def alone(client: Client, task: Task) -> Outcome:
+    """Go on with the site's own model; nothing but scores leaves."""
+    client.recall(task)
+    metrics = client.train(task)
+    client.keep(task)
+    return client.answer(replace(task, alone=False), metrics, {})  # it is its own twin

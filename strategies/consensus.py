@@ -1,0 +1,206 @@
+"""The server's half of knowledge about public examples: collect, combine, perhaps learn, answer."""
+
+import math
+from collections.abc import Mapping
+from typing import final
+
+import torch
+from flwr.app import ArrayRecord, RecordDict
+from torch import Tensor
+
+from ..codec import Form, decode, encode, schema_of, simplex
+from ..errors import BadUpdate
+from ..knowledge import Rule
+from ..knowledge.public import FIXED, public_rows
+from ..learning.transfer import DEEP, GRID, SHALLOW
+from .combiner import Combiner, Facts, Sender, record_of
+from .deltas import Deltas
+from .student import ServerModel, Student
+from .talk import Talk
+
+_ROUNDING = 0.02
+"""How far float16 may move the sum of a row of probabilities."""
+_SHOWN = (SHALLOW, DEEP)
+
+
+@final
+class Consensus(Combiner):
+    """One rule makes one answer of what sites say of the same examples; a `student` may learn it.
+
+    What sites receive is the rule's answer, or, with `student_answers`, what the student says after its lesson.
+    """
+
+    def __init__(
+        self,
+        rule: Rule,
+        talk: Talk,
+        student: Student | None = None,
+        *,
+        student_answers: bool = False,
+        transfer_down: str = "",
+        tells: bool = True,
+    ) -> None:
+        if rule.of_probabilities and not talk.probabilities:
+            raise ValueError(
+                f"{type(rule).__name__} combines probabilities: set exchange=probabilities, or choose another rule"
+            )
+        self._rule, self._talk, self._tells = rule, talk, tells
+        self._student = ServerModel(student) if student is not None else None
+        self._answers, self._transfer = student_answers, transfer_down
+        self._facts = Facts()
+        self._deltas = Deltas(talk.bits_up, talk.bits_down)
+        self._form: Form | None = None
+        self._notes: dict[str, float] = {}
+
+    @property
+    def uses_labels(self) -> bool:
+        """Whether the server learns from the public set's labels."""
+        return self._student is not None and self._student.uses_labels
+
+    # ------------------------------------------------------------ a round
+
+    def meet(self, facts: Facts) -> None:
+        """Know what a site must send, whatever the first one sends."""
+        self._facts = facts
+        if self._student is not None:
+            self._student.meet(facts)
+        if facts.public is not None and self._talk.bits_up >= 16:
+            rows = min(self._talk.examples, len(facts.public))
+            self._form = Form((rows, facts.classes), f"float{self._talk.bits_up}")
+
+    def begin(self, sent: ArrayRecord, number: int) -> None:
+        """Forget the round before."""
+        self._said: list[Tensor] = []
+        self._known: list[Tensor] = []
+        self._weights: list[float] = []
+        self._shown: dict[str, list[Tensor]] = {}
+        self._round = number
+
+    def take(self, content: RecordDict, weight: float, sender: Sender) -> None:
+        """Keep what one site says."""
+        record = record_of(content, self._talk.exchange)
+        parts = decode(record, self._schema(schema_of(record)))
+        if self._deltas.up:
+            said = self._deltas.read(parts, sender.name, self._rows(), self._facts.classes)
+        else:
+            said = parts["said"].float()
+        if self._talk.probabilities and not (said.min() >= 0 and (said.sum(-1) - 1).abs().max() < _ROUNDING):
+            raise BadUpdate("its probabilities are negative or do not sum to 1")
+        if "known" in parts and not parts["known"].any():
+            raise BadUpdate("it says that it has seen no class at all")
+        self._said.append(said)
+        self._weights.append(weight)
+        self._known.append(parts.get("known", torch.ones(said.shape[1], dtype=torch.bool)))
+        for name in _SHOWN:
+            if name in parts:
+                self._shown.setdefault(name, []).append(parts[name].float())
+        if not self._deltas.up:
+            self._form = Form(tuple(said.shape), f"float{self._talk.bits_up}")
+        self._deltas.accept(parts, sender.name, said, self._round)
+
+    def settle(self) -> ArrayRecord:
+        """The answer, and the round whose examples it speaks of."""
+        stack, weights, known = torch.stack(self._said), torch.tensor(self._weights), torch.stack(self._known)
+        answer = self._rule(stack, weights, known if self._talk.mask else None)
+        if self._talk.probabilities:  # classes that different sites know need not add up
+            answer = answer / answer.sum(-1, keepdim=True)
+        self._notes = _notes(stack, answer if self._talk.probabilities else answer.softmax(-1))
+        said = {"consensus": answer}
+        if self._student is not None:
+            rows = self._public_rows(self._round)
+            shown = {name: torch.stack(tensors).mean(0) for name, tensors in self._shown.items()}
+            self._student.learn(rows, answer, self._talk.probabilities, self._round, shown)
+            if self._answers:
+                said = self._student.say(rows, self._transfer)
+                if self._talk.probabilities:
+                    said["consensus"] = (said["consensus"] / self._talk.temperature).softmax(-1)
+        return self._written(said)
+
+    def share(self, arrays: ArrayRecord, to: Sender, number: int) -> ArrayRecord:
+        """The answer; packed labels as the change against what this site has."""
+        if not self._tells:
+            arrays = ArrayRecord()
+        return self._deltas.share(arrays, to.name)
+
+    def models(self, arrays: ArrayRecord) -> Mapping[str, Mapping[str, Tensor]]:
+        """The student, once it had a lesson."""
+        state = self._student.state() if self._student is not None else {}
+        return {self._student.architecture: state} if self._student is not None and state else {}
+
+    def notes(self) -> Mapping[str, float]:
+        """`agreement`, `entropy` and `spread` of the last round."""
+        return self._notes
+
+    # ------------------------------------------------------------ what survives
+
+    def state(self) -> dict[str, Tensor]:
+        """The student's weights, and the labels that packed ones refer to."""
+        student = self._student.state() if self._student is not None else {}
+        return {**{f"student/{k}": v for k, v in student.items()}, **self._deltas.state()}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Take back what `state` gave."""
+        if self._student is not None:
+            self._student.restore({k[8:]: v for k, v in state.items() if k.startswith("student/")})
+        self._deltas.restore({k: v for k, v in state.items() if not k.startswith("student/")})
+
+    # ------------------------------------------------------------ in detail
+
+    def _rows(self) -> int:
+        public = self._facts.public
+        if public is None:
+            raise ValueError("the server must know the public set: call `meet` with Facts(public=...) before the start")
+        return min(self._talk.examples, len(public))
+
+    def _public_rows(self, number: int) -> Tensor:
+        total = len(self._facts.public or ())
+        of = number if self._talk.fresh else FIXED
+        return public_rows(total, self._talk.examples, self._facts.seed, of)
+
+    def _schema(self, declared: Mapping[str, Form]) -> dict[str, Form]:
+        """The form that the tensors of a reply must have."""
+        if self._deltas.up:
+            said, (rows, classes) = self._deltas.form(declared, self._rows(), self._facts.classes), (self._rows(), 0)
+        else:
+            said = self._form or declared.get("said", Form((0, 0), "float16"))
+            if len(said.shape) != 2:
+                raise BadUpdate(f"it says {said}, expected one row for each public example")
+            rows, classes = said.shape
+        schema = {"said": said, **self._deltas.numbers()}
+        if self._talk.mask:
+            schema["known"] = Form((self._facts.classes or classes,), "bool")
+        if self._talk.transfer_up:
+            schema |= {name: Form((rows, GRID * GRID), "float16") for name in _SHOWN if name in declared}
+        return schema
+
+    def _written(self, said: Mapping[str, Tensor]) -> ArrayRecord:
+        number = torch.tensor(self._round)
+        extras = {name: tensor for name, tensor in said.items() if name != "consensus"}
+        answer, bits = said["consensus"], self._talk.bits_down
+        if bits < 16:
+            answer = simplex.quantize(answer, bits)
+            self._deltas.answered(answer, self._round)
+        else:
+            answer = answer.to(torch.float16 if bits == 16 else torch.float32)
+        return encode({"consensus": answer, **extras, "round": number}, bare=True)
+
+
+def _notes(stack: Tensor, answer: Tensor) -> dict[str, float]:
+    """How far sites agree, how unsure the answer is, and over how many classes it spreads; each in [0, 1].
+
+    agreement: part of pairs of sites that name the same class; entropy: mean over examples of H(p) / log C;
+    spread: H(mean over examples of p) / log C, which falls to 0 when all examples are said to be of one class.
+    """
+    sites, _, classes = stack.shape
+    notes = {"entropy": _entropy(answer).mean().item() / math.log(classes)}
+    notes["spread"] = _entropy(answer.mean(0)).item() / math.log(classes)
+    if sites > 1:
+        votes = torch.nn.functional.one_hot(stack.argmax(-1), classes).sum(0).double()
+        pairs = (votes * (votes - 1)).sum(-1) / (sites * (sites - 1))
+        notes["agreement"] = pairs.mean().item()
+    return notes
+
+
+def _entropy(p: Tensor) -> Tensor:
+    entropy: Tensor = torch.special.entr(p.double().clamp_min(0)).sum(-1)
+    return entropy
