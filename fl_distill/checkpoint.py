@@ -50,6 +50,10 @@ class Checkpoints:
                 continue  # damaged, for example by a full disk of another time: the one before it will do
         return None
 
+    def oldest(self) -> int:
+        """The round of the oldest checkpoint; 0 where there is none."""
+        return min(rounds_in(self._folder), default=0)
+
     def drop_after(self, number: int) -> None:
         """Remove checkpoints of later rounds."""
         for later in rounds_in(self._folder):

@@ -1,7 +1,7 @@
 """Who takes part: which node is which site, asked once of every node that appears."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
@@ -38,9 +38,16 @@ class Member:
 class Roster:
     """The sites of a run by name, in the order of their names."""
 
-    def __init__(self, grid: Grid, collector: Collector, classes: tuple[str, ...], public: str = "") -> None:
+    def __init__(
+        self,
+        grid: Grid,
+        collector: Collector,
+        classes: tuple[str, ...],
+        public: str = "",
+        models: Collection[str] | None = None,
+    ) -> None:
         self._grid, self._collector, self._classes = grid, collector, classes
-        self._public = public
+        self._public, self._models = public, models
         self._members: dict[str, Member] = {}
         self._asked: set[int] = set()
         self._silent: dict[int, int] = {}
@@ -61,6 +68,7 @@ class Roster:
         """Forget nodes that are gone, and ask every node that was not asked yet who it is; the silent ones thrice."""
         there = set(self._grid.get_node_ids())
         self._members = {name: member for name, member in self._members.items() if member.node in there}
+        self._asked &= there  # a node that comes back under its old number is asked again
         new = sorted(there - self._asked)
         if not new:
             return
@@ -108,6 +116,8 @@ class Roster:
             return
         if (fault := self._fault(about)) is not None:
             self.refused[f"node {node}"] = fault
+            if str(about.get("name")) in self._members:  # until the one that bears its name is gone
+                self._asked.discard(node)
             return
         counts = tuple(int(str(n)) for n in _items(about["label-counts"]))
         name = str(about["name"])
@@ -128,6 +138,8 @@ class Roster:
             return f"its label-counts are no {len(self._classes)} whole numbers >= 0"
         if about.get("public", "") != self._public:
             return "its public set is not the server's: give all the same data, `public` and `seed`"
+        if self._models is not None and about["model"] not in self._models:
+            return f"its model is {str(about['model'])[:40]!r}, the server knows {', '.join(sorted(self._models))}"
         known = self._members.get(str(about["name"]))
         return f"another node is already site {known.name!r}" if known else None
 

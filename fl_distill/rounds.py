@@ -50,6 +50,8 @@ class Hooks:
     """Architecture of a model at the server -> its accuracy and loss on the shared test set."""
     closed: Callable[[Row], None]
     saved: Callable[[Progress], None]
+    oldest_saved: Callable[[], int]
+    """The earliest round that a resumption may start after: newer checkpoints may turn out to be damaged."""
     replied: Callable[[int, str, str | None], None]
 
 
@@ -68,11 +70,9 @@ class Rounds:
         self._roster, self._collector, self._hooks = roster, collector, hooks
         self._shared_model = bool(getattr(strategy, "has_server_model", True))
         self._partial = bool(getattr(strategy, "partial_work", True))
-        self._saved_round = 0
 
     def run(self, progress: Progress) -> str:
         """Go on from `progress` to the end; returns why it ended."""
-        self._saved_round = progress.round
         ended = self._ended(progress)  # a run that was killed after its last round needs no other
         while ended is None and progress.round < self._e.rounds:
             self._round(progress)
@@ -95,7 +95,7 @@ class Rounds:
             {
                 "score": score and self._scores_due(number),
                 "alone": self._e.evaluate.alone and not self._shared_model,
-                "needed-from": self._oldest_saved(),
+                "needed-from": self._hooks.oldest_saved(),
             }
         )
         view = Asked(self._grid, [member.node for member in asked])
@@ -129,22 +129,21 @@ class Rounds:
             self._close(progress, row)
         if number % self._e.checkpoint.every == 0 or number == self._e.rounds:
             self._hooks.saved(progress)
-            self._saved_round = number
-
-    def _oldest_saved(self) -> int:
-        """The earliest round that a resumption may start after: newer checkpoints may turn out to be damaged."""
-        kept = self._e.checkpoint
-        return max(0, self._saved_round - kept.every * (kept.keep - 1))
 
     def _ask(self, number: int) -> tuple[list[Member], Row]:
         self._roster.refresh()
         policy = self._e.collect
-        members = [member for member in self._roster.members if not away(policy.away.get(member.name, ""), number)]
+        members = self._present(number)
         if len(members) < policy.min_sites:
             raise RunStopped(f"round {number}: {len(members)} sites are there, collect.min_sites={policy.min_sites}")
         row = open_row(number)
         row["warnings"] += self._refusals()
         return sample(members, policy.fraction, policy.min_sites, self._e.seed, number), row
+
+    def _present(self, number: int) -> list[Member]:
+        """The sites that are there in round `number`."""
+        absent = self._e.collect.away
+        return [member for member in self._roster.members if not away(absent.get(member.name, ""), number)]
 
     def _refusals(self) -> list[str]:
         """A sentence for each reason why nodes may not take part."""
@@ -196,7 +195,7 @@ class Rounds:
         """What the round's knowledge was like, and whether it is about to collapse."""
         notes = self._strategy.notes() if isinstance(self._strategy, SiteStrategy) else {}
         row |= {key: finite(notes[key]) for key in ("agreement", "entropy") if key in notes}
-        row["warnings"] += collapse(notes)
+        row["warnings"] += [*getattr(self._strategy, "troubles", ()), *collapse(notes)]
 
     def _scores_due(self, number: int) -> bool:
         """Whether sites score in round `number`: what they hold is of the round before where it is shared."""
@@ -244,7 +243,7 @@ class Rounds:
         last = row["round"] == self._e.rounds or not self._e.evaluate.separately
         due = every > 0 and (last or row["round"] % every == 0)
         began = time.perf_counter()
-        asked = self._roster.members if due else []
+        asked = self._present(row["round"]) if due else []
         members = {member.node: member for member in asked}
         if members:
             view = Asked(self._grid, list(members))

@@ -63,7 +63,9 @@ class _Server:
         self._collector = Collector(e.collect.timeout_s, e.collect.grace_s, e.collect.min_results, poll_s, check_stop)
         # Saying who one is may include loading the data: no grace, and at least the time given for joining.
         patient = replace(self._collector, grace_s=None, timeout_s=max(e.collect.timeout_s, e.collect.join_s))
-        self._roster = Roster(grid, patient, place.federation.classes, place.public_fingerprint)
+        # Where the server averages weights it must know every architecture; otherwise a site's model is its own affair.
+        models = e.raw["model_specs"].keys() if self._strategy.has_server_model else None
+        self._roster = Roster(grid, patient, place.federation.classes, place.public_fingerprint, models)
         self._strategy.meet(self._facts())
         self._checkpoints = Checkpoints(place.folder / "checkpoints", e.checkpoint.keep)
         self._log = RoundLog(place.folder)
@@ -119,7 +121,7 @@ class _Server:
         wanted = len(self._place.federation.names)
         self._roster.wait_for(wanted, e.collect.min_sites, e.collect.join_s, self._stop)
         self._observers = self._observe()
-        hooks = Hooks(self._score, self._closed, self._save, self._observers.site_replied)
+        hooks = Hooks(self._score, self._closed, self._save, self._checkpoints.oldest, self._observers.site_replied)
         return Rounds(e, self._strategy, self._grid, self._roster, self._collector, hooks)
 
     # ------------------------------------------------------------ start

@@ -79,8 +79,11 @@ class Workplace:
         """SHA-256 of the public examples, which says whether two participants hold the same; empty where unused."""
         if not self.uses_public:
             return ""
-        x = self.federation.public.x.contiguous()
-        return hashlib.sha256(repr(tuple(x.shape)).encode() + x.numpy().tobytes()).hexdigest()
+        public = self.federation.public
+        digest = hashlib.sha256(repr(tuple(public.x.shape)).encode())
+        for part in (public.x, *([public.y] if self.strategy.uses_labels else [])):
+            digest.update(part.contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
     def site(self, index: int) -> Site:
         """One site's data, gathered once."""
@@ -122,7 +125,7 @@ class Workplace:
             return
         data, e = self.federation, self.experiment
         mapped = e.models if isinstance(e.models, dict) else {}
-        missing = sorted({*e.per_site, *mapped} - set(data.names))
+        missing = sorted({*e.per_site, *mapped, *e.collect.away} - set(data.names))
         found = [f"site {name!r} does not exist{nearest(name, data.names)}" for name in missing]
         found += [f"no site can have the name {name!r}: rename it" for name in data.names if name in RESERVED]
         width, specs, classes = self.strategy.feature_width, e.raw["model_specs"], len(data.classes)

@@ -12,6 +12,7 @@ from flwr.serverapp.strategy import Strategy
 from torch import Tensor
 
 from ..errors import BadUpdate
+from ..learning import Diverged
 from ..seeds import derive
 from .combiner import ARRAYS, Combiner, Facts
 
@@ -20,8 +21,8 @@ CONFIG, METRICS = "config", "metrics"
 WEIGHTS = {"examples": "num-examples", "uniform": None, "validation": "trained-validation-accuracy"}
 """What a site weighs in a mean -> the metric of its reply that says so."""
 
-LARGEST_WEIGHT = 1e12
-"""More examples than any site has; larger weights would drown the others or leave float32."""
+SMALLEST_WEIGHT, LARGEST_WEIGHT = 1e-3, 1e12
+"""More examples than any site has, and fewer; other weights would drown the rest or leave float32."""
 
 Value = str | int | float | bool
 
@@ -58,6 +59,8 @@ class SiteStrategy(Strategy, ABC):
         self._combine = combine
         self._facts = Facts()
         self.faults: dict[int, str] = {}
+        self.troubles: list[str] = []
+        """What went wrong at the server itself in the last round."""
         self._sent = ArrayRecord()
 
     def meet(self, facts: Facts) -> None:
@@ -104,6 +107,7 @@ class SiteStrategy(Strategy, ABC):
     ) -> Iterable[Message]:
         """One message for each node; sites score the arrays on their own held-out data."""
         values = {**config, "server-round": server_round}
+        arrays = arrays if self.has_server_model else ArrayRecord()  # sites score what they have
         return self._messages(server_round, arrays, values, grid, MessageType.EVALUATE)
 
     @final
@@ -111,7 +115,7 @@ class SiteStrategy(Strategy, ABC):
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Combine replies in the order given; None when none of them can be used."""
-        self.faults = {}
+        self.faults, self.troubles = {}, []
         self._combine.begin(self._sent, server_round)
         means = _MetricMeans()
         for reply in replies:
@@ -121,7 +125,13 @@ class SiteStrategy(Strategy, ABC):
                 means.add(metrics, weight)
             except BadUpdate as fault:
                 self.faults[reply.metadata.src_node_id] = str(fault)
-        return (self._combine.settle(), means.result()) if means.weight else (None, None)
+        if not means.weight:
+            return None, None
+        try:
+            return self._combine.settle(), means.result()
+        except Diverged as trouble:  # what was learned before stays
+            self.troubles = [f"nothing was learned at the server: {trouble}"]
+            return None, means.result()
 
     @final
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
@@ -145,7 +155,8 @@ class SiteStrategy(Strategy, ABC):
         contents: dict[int, RecordDict] = {}  # sites that receive the same share one record
         messages = []
         for node in self._sample(server_round, _present(grid)):
-            share = self._combine.share(arrays, self._facts.sender(node), server_round)
+            to = self._facts.sender(node)
+            share = self._combine.share(arrays, to, server_round) if kind == self.action or arrays else arrays
             content = contents.setdefault(id(share), RecordDict({ARRAYS: share, CONFIG: settings}))
             messages.append(Message(content, node, kind, group_id=str(server_round)))
         return messages
@@ -169,9 +180,11 @@ class SiteStrategy(Strategy, ABC):
             raise BadUpdate(f"the site did only {work:.0%} of its work; this strategy wants all of it")
         key = WEIGHTS[self.weight]
         weight = 1.0 if key is None else _number(metrics.get(key))
-        if not 0 < weight <= LARGEST_WEIGHT:
+        if self.weight == "validation" and weight == 0:
+            weight = SMALLEST_WEIGHT  # it is right about nothing yet, which is no fault
+        if not SMALLEST_WEIGHT <= weight <= LARGEST_WEIGHT:
             raise BadUpdate(
-                f"its weight {key!r} is {weight}, expected a positive finite number up to {LARGEST_WEIGHT:g}"
+                f"its weight {key!r} is {weight}, expected a number from {SMALLEST_WEIGHT:g} to {LARGEST_WEIGHT:g}"
             )
         return content, metrics, weight
 

@@ -20,20 +20,21 @@ MOST = 10**9
 class ClassMeans(Combiner):
     """targets_c = mean over the sites that hold class c of their means; with `others_only`, without the receiver's own.
 
-    A class that nobody else holds has no target. A class that nobody named this round keeps its last one.
+    Where a site may hear itself, a class that nobody named this round keeps its last target; otherwise what it last
+    said of a class could come back to it as the others' word.
     """
 
-    def __init__(self, exchange: str, bits: int, *, others_only: bool, by_examples: bool = False) -> None:
-        self._exchange, self._dtype = exchange, f"float{bits}"
+    def __init__(
+        self, exchange: str, bits: int, *, others_only: bool, by_examples: bool = False, width: int | None = None
+    ) -> None:
+        self._exchange, self._dtype, self._width = exchange, f"float{bits}", width
         self._others_only, self._by_examples = others_only, by_examples
         self._form: Form | None = None
-        self._classes = 0
 
     def meet(self, facts: Facts) -> None:
         """Know how many classes there are."""
-        self._classes = facts.classes
-        if self._exchange == "probabilities" and facts.classes:
-            self._form = Form((facts.classes, facts.classes), self._dtype)
+        if facts.classes:
+            self._form = Form((facts.classes, self._width or facts.classes), self._dtype)
 
     def begin(self, sent: ArrayRecord, number: int) -> None:
         """Forget the round before, but for what nobody will speak of."""
@@ -46,8 +47,8 @@ class ClassMeans(Combiner):
         """Keep one site's means."""
         record = record_of(content, self._exchange)
         form = self._form or schema_of(record).get("means", Form((0, 0), self._dtype))
-        if len(form.shape) != 2 or form.dtype != self._dtype or self._classes not in (0, form.shape[0]):
-            raise BadUpdate(f"its class means are {form}, expected {self._dtype} with one row for each class")
+        if len(form.shape) != 2 or 0 in form.shape or self._width not in (None, form.shape[1]):
+            raise BadUpdate(f"its class means are {form}, expected one row for each class")
         parts = decode(record, {"means": form, "counts": Form((form.shape[0],), "int32")})
         means, counts = parts["means"].float(), parts["counts"].long()
         if counts.min() < 0 or not 0 < counts.max() <= MOST:
@@ -70,7 +71,7 @@ class ClassMeans(Combiner):
             answers |= {site: (targets[k], known[k]) for k, site in enumerate(self._sites)}
         tensors: dict[str, Tensor] = {}
         for site, (target, known) in answers.items():
-            if not site:  # what is not spoken of this time is still the best that is known of it
+            if not self._others_only:  # what is not spoken of this time is still the best that is known of it
                 target, known = self._completed(target, known)
             tensors |= {f"targets/{site}": target.to(getattr(torch, self._dtype)), f"known/{site}": known}
         return encode(tensors, bare=True)

@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import torch
 from flwr.app import ArrayRecord, RecordDict
 from torch import Tensor, nn
 
@@ -11,6 +12,8 @@ from ..data.types import Split
 from ..errors import BadUpdate
 
 ARRAYS = "arrays"
+LARGEST = torch.finfo(torch.float16).max
+"""No logit of a sane model is larger; one that is would drown the others."""
 
 
 @dataclass(frozen=True)

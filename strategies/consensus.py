@@ -1,6 +1,5 @@
 """The server's half of knowledge about public examples: collect, combine, perhaps learn, answer."""
 
-import math
 from collections.abc import Mapping
 from typing import final
 
@@ -10,13 +9,15 @@ from torch import Tensor
 
 from ..codec import Form, decode, encode, schema_of, simplex
 from ..errors import BadUpdate
-from ..knowledge import Rule
+from ..knowledge import Mean, Rule
+from ..knowledge.agreement import describe
 from ..knowledge.public import FIXED, public_rows
+from ..learning import Diverged
 from ..learning.transfer import DEEP, GRID, SHALLOW
-from .combiner import Combiner, Facts, Sender, record_of
+from .combiner import LARGEST, Combiner, Facts, Sender, record_of
 from .deltas import Deltas
 from .student import ServerModel, Student
-from .talk import Talk
+from .talk import Talk, check_transfer
 
 _ROUNDING = 0.02
 """How far float16 may move the sum of a row of probabilities."""
@@ -47,6 +48,7 @@ class Consensus(Combiner):
         self._rule, self._talk, self._tells = rule, talk, tells
         self._student = ServerModel(student) if student is not None else None
         self._answers, self._transfer = student_answers, transfer_down
+        check_transfer(transfer_down)
         self._facts = Facts()
         self._deltas = Deltas(talk.bits_up, talk.bits_down)
         self._form: Form | None = None
@@ -73,7 +75,7 @@ class Consensus(Combiner):
         self._said: list[Tensor] = []
         self._known: list[Tensor] = []
         self._weights: list[float] = []
-        self._shown: dict[str, list[Tensor]] = {}
+        self._shown: dict[str, list[tuple[Tensor, float]]] = {}
         self._round = number
 
     def take(self, content: RecordDict, weight: float, sender: Sender) -> None:
@@ -86,6 +88,10 @@ class Consensus(Combiner):
             said = parts["said"].float()
         if self._talk.probabilities and not (said.min() >= 0 and (said.sum(-1) - 1).abs().max() < _ROUNDING):
             raise BadUpdate("its probabilities are negative or do not sum to 1")
+        if not said.abs().max() <= LARGEST:
+            raise BadUpdate(f"it says numbers beyond {LARGEST:g}")
+        if any(not _is_map(parts[name]) for name in _SHOWN if name in parts):
+            raise BadUpdate("its attention maps are not rows of numbers >= 0 of length 1")
         if "known" in parts and not parts["known"].any():
             raise BadUpdate("it says that it has seen no class at all")
         self._said.append(said)
@@ -93,7 +99,7 @@ class Consensus(Combiner):
         self._known.append(parts.get("known", torch.ones(said.shape[1], dtype=torch.bool)))
         for name in _SHOWN:
             if name in parts:
-                self._shown.setdefault(name, []).append(parts[name].float())
+                self._shown.setdefault(name, []).append((parts[name].float(), weight))
         if not self._deltas.up:
             self._form = Form(tuple(said.shape), f"float{self._talk.bits_up}")
         self._deltas.accept(parts, sender.name, said, self._round)
@@ -102,13 +108,13 @@ class Consensus(Combiner):
         """The answer, and the round whose examples it speaks of."""
         stack, weights, known = torch.stack(self._said), torch.tensor(self._weights), torch.stack(self._known)
         answer = self._rule(stack, weights, known if self._talk.mask else None)
-        if self._talk.probabilities:  # classes that different sites know need not add up
-            answer = answer / answer.sum(-1, keepdim=True)
-        self._notes = _notes(stack, answer if self._talk.probabilities else answer.softmax(-1))
+        if self._talk.probabilities:
+            answer = _normalised(answer, Mean()(stack, weights))
+        self._notes = describe(stack, answer if self._talk.probabilities else answer.softmax(-1))
         said = {"consensus": answer}
         if self._student is not None:
             rows = self._public_rows(self._round)
-            shown = {name: torch.stack(tensors).mean(0) for name, tensors in self._shown.items()}
+            shown = {name: _mean_map(maps) for name, maps in self._shown.items()}
             self._student.learn(rows, answer, self._talk.probabilities, self._round, shown)
             if self._answers:
                 said = self._student.say(rows, self._transfer)
@@ -176,7 +182,9 @@ class Consensus(Combiner):
     def _written(self, said: Mapping[str, Tensor]) -> ArrayRecord:
         number = torch.tensor(self._round)
         extras = {name: tensor for name, tensor in said.items() if name != "consensus"}
-        answer, bits = said["consensus"], self._talk.bits_down
+        answer, bits = said["consensus"].clamp(-LARGEST, LARGEST), self._talk.bits_down
+        if not torch.isfinite(answer).all():
+            raise Diverged("the server's answer is not finite")
         if bits < 16:
             answer = simplex.quantize(answer, bits)
             self._deltas.answered(answer, self._round)
@@ -185,22 +193,17 @@ class Consensus(Combiner):
         return encode({"consensus": answer, **extras, "round": number}, bare=True)
 
 
-def _notes(stack: Tensor, answer: Tensor) -> dict[str, float]:
-    """How far sites agree, how unsure the answer is, and over how many classes it spreads; each in [0, 1].
-
-    agreement: part of pairs of sites that name the same class; entropy: mean over examples of H(p) / log C;
-    spread: H(mean over examples of p) / log C, which falls to 0 when all examples are said to be of one class.
-    """
-    sites, _, classes = stack.shape
-    notes = {"entropy": _entropy(answer).mean().item() / math.log(classes)}
-    notes["spread"] = _entropy(answer.mean(0)).item() / math.log(classes)
-    if sites > 1:
-        votes = torch.nn.functional.one_hot(stack.argmax(-1), classes).sum(0).double()
-        pairs = (votes * (votes - 1)).sum(-1) / (sites * (sites - 1))
-        notes["agreement"] = pairs.mean().item()
-    return notes
+def _normalised(answer: Tensor, mean: Tensor) -> Tensor:
+    """Rows that sum to 1: classes that different sites know need not add up, and a median of votes may be all zeros."""
+    total = answer.sum(-1, keepdim=True)
+    return torch.where(total > 1e-6, answer / total.clamp_min(1e-6), mean)
 
 
-def _entropy(p: Tensor) -> Tensor:
-    entropy: Tensor = torch.special.entr(p.double().clamp_min(0)).sum(-1)
-    return entropy
+def _is_map(shown: Tensor) -> bool:
+    return bool(shown.min() >= 0 and (shown.float().norm(dim=1) <= 1 + _ROUNDING).all())
+
+
+def _mean_map(maps: list[tuple[Tensor, float]]) -> Tensor:
+    """The weighted mean of rows of length 1, brought back to that length."""
+    total = torch.stack([shown * weight for shown, weight in maps]).sum(0)
+    return torch.nn.functional.normalize(total, dim=1)

@@ -11,21 +11,19 @@ from ..checks import positive, require
 from ..codec import Schema, decode, encode, schema_of
 from ..errors import BadUpdate
 from ..knowledge import Rule, WeightedMean
+from ..knowledge.agreement import describe
 from ..knowledge.public import public_rows
 from ..learning import Settings, digest_loss, predict
 from ..learning.distil import distil
 from ..seeds import derive
-from .combiner import ARRAYS, Combiner, Facts, Sender, record_of
-
-LARGEST = torch.finfo(torch.float16).max
-"""No logit of a sane model is larger; one that is would drown the others."""
+from .combiner import ARRAYS, LARGEST, Combiner, Facts, Sender, record_of
 
 
 @final
 class Ensemble(Combiner):
     """Holds one mean for each architecture, and of every site's model its logits on the round's examples.
 
-    An architecture that nobody sent this round keeps its model; one that was never sent starts untrained.
+    An architecture that was never sent starts untrained.
     """
 
     def __init__(self, rule: Rule, plan: Settings, examples: int, temperature: float, patience: int) -> None:
@@ -39,6 +37,7 @@ class Ensemble(Combiner):
         self._rule = rule
         self._plan, self._examples, self._temperature, self._patience = plan, examples, temperature, patience
         self._facts = Facts()
+        self._notes: dict[str, float] = {}
         self._built: dict[str, nn.Module] = {}
         self._initial: dict[str, ArrayRecord] = {}
         self._shares: dict[str, tuple[ArrayRecord, ArrayRecord]] = {}
@@ -70,13 +69,15 @@ class Ensemble(Combiner):
         self._means.setdefault(name, WeightedMean()).add(tensors, weight)
 
     def settle(self) -> ArrayRecord:
-        """Every mean after it learned from the ensemble; architectures nobody sent stay as they are."""
+        """Every architecture's mean, or its last model where nobody sent one, after it learned from the ensemble."""
         stack = torch.stack(self._said)
         target = self._rule(stack, torch.ones(len(stack)))
         loss = digest_loss("kl", self._temperature)
+        self._notes = describe(stack, target.softmax(-1))
         after = dict(self._before)
-        for name, mean in sorted(self._means.items()):
-            model = self._loaded(name, mean.result())
+        for name in sorted({*self._before, *self._means}):
+            fresh = self._means[name].result() if name in self._means else decode(self._before[name])
+            model = self._loaded(name, fresh)
             seed = derive(self._facts.seed, "server", name, self._round)
             distil(model, self._x, target, loss, self._plan, seed, patience=self._patience)
             after[name] = encode(model.state_dict())
@@ -90,6 +91,10 @@ class Ensemble(Combiner):
             share = _by_architecture(arrays).get(name) or self._untrained(name)
             self._shares[name] = (arrays, share)
         return share
+
+    def notes(self) -> Mapping[str, float]:
+        """`agreement`, `entropy` and `spread` of the last round."""
+        return self._notes
 
     def models(self, arrays: ArrayRecord) -> Mapping[str, Mapping[str, Tensor]]:
         """One model for each architecture."""
@@ -117,6 +122,6 @@ class Ensemble(Combiner):
 def _by_architecture(arrays: ArrayRecord) -> dict[str, ArrayRecord]:
     groups: dict[str, ArrayRecord] = {}
     for key, array in arrays.items():
-        name, _, rest = key.partition("/")
+        name, _, rest = key.rpartition("/")  # names of architectures may hold slashes, those of tensors do not
         groups.setdefault(name, ArrayRecord())[rest] = array
     return groups

@@ -40,7 +40,7 @@ class FedProto(SiteStrategy):
             (predict in ("head", "prototype"), f"predict is head or prototype, not {predict!r}"),
             (bits in (16, 32), f"bits is 16 or 32, not {bits}"),
         )
-        combiner = ClassMeans("features", bits, others_only=False, by_examples=by_examples)
+        combiner = ClassMeans("features", bits, others_only=False, by_examples=by_examples, width=width)
         super().__init__(combiner, weight="uniform", fraction=fraction, seed=seed)
         self.feature_width = width
         self._values: dict[str, Value] = {

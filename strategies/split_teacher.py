@@ -11,10 +11,10 @@ from ..checks import number, positive, require, whole
 from ..codec import Form, decode, encode, schema_of
 from ..data.types import Split
 from ..errors import BadUpdate
-from ..learning import Settings, fit, predict, taught, taught_target
+from ..learning import Diverged, Settings, fit, predict, taught, taught_target
 from ..seeds import derive, generator
 from .base import SiteStrategy
-from .combiner import Combiner, Facts, Sender, record_of
+from .combiner import LARGEST, Combiner, Facts, Sender, record_of
 from .talk import Value
 
 
@@ -104,13 +104,18 @@ class _Teacher(Combiner):
         model, seed = self._network(), derive(self._facts.seed, "server", self._round)
         torch.manual_seed(derive(seed, "dropout"))
         data = Split(x, taught_target(logits.float(), labels.long()))
-        fit(model, data, self._plan, generator(seed, "order"), loss=taught(self._hard, self._temperature))
+        before = self.state()
+        try:
+            fit(model, data, self._plan, generator(seed, "order"), loss=taught(self._hard, self._temperature))
+        except Diverged:
+            model.load_state_dict(before)
+            raise
         device = self._plan.device
         said = {
-            f"logits/{site}": predict(model, part["features"].float(), device=device).to(torch.float16)
+            f"logits/{site}": predict(model, part["features"].float(), device=device)
             for site, part in self._shown.items()
         }
-        return encode(said, bare=True)
+        return encode({k: v.clamp(-LARGEST, LARGEST).to(torch.float16) for k, v in said.items()}, bare=True)
 
     def share(self, arrays: ArrayRecord, to: Sender, number: int) -> ArrayRecord:
         """What the network says of this site's examples."""

@@ -1,15 +1,15 @@
 """A model of the server's own, which learns what sites say of public examples."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
 import torch
 from torch import Tensor, nn
 
-from ..checks import number, positive, require
+from ..checks import number, positive, require, whole
 from ..data.types import Split
-from ..learning import Settings, attention_distance, digest_loss, fit, predict, taught, taught_target
+from ..learning import Diverged, Settings, attention_distance, digest_loss, fit, predict, taught, taught_target
 from ..learning.distil import distil
 from ..learning.transfer import DEEP, SHALLOW, Attending, express, shows_maps
 from ..seeds import derive, generator
@@ -37,6 +37,7 @@ class Student:
         require(
             (positive(self.temperature), f"temperature must be > 0, not {self.temperature}"),
             (number(self.hard, 0, 1), f"hard must be in [0, 1], not {self.hard}"),
+            (self.patience is None or whole(self.patience), f"patience must be >= 1 or null, not {self.patience}"),
             (number(self.pretrain_epochs, 0), f"pretrain_epochs must be >= 0, not {self.pretrain_epochs}"),
         )
 
@@ -83,7 +84,7 @@ class ServerModel:
         if self._model is None:
             self._model = self._facts.model(self.architecture, None)
             if self._plan.pretrain_epochs:
-                plan = Settings(**{**vars(self._plan.settings), "epochs": self._plan.pretrain_epochs, "steps": None})
+                plan = replace(self._plan.settings, epochs=self._plan.pretrain_epochs, steps=None)
                 torch.manual_seed(derive(self._facts.seed, "server", "pretrain"))
                 self._model.to(plan.device)
                 fit(self._model, self._public, plan, generator(self._facts.seed, "server", "pretrain-order"))
@@ -93,12 +94,22 @@ class ServerModel:
         self, rows: Tensor, answer: Tensor, probabilities: bool, number: int, extras: Mapping[str, Tensor]
     ) -> None:
         """One round's lesson: the answer (n, C), logits or probabilities, to the public examples `rows`."""
+        before = self.state()
+        try:
+            self._learn(rows, answer, probabilities, number, extras)
+        except Diverged:
+            self.restore(before)
+            raise
+
+    def _learn(
+        self, rows: Tensor, answer: Tensor, probabilities: bool, number: int, extras: Mapping[str, Tensor]
+    ) -> None:
         plan, x, seed = self._plan, self._public.x[rows], derive(self._facts.seed, "server", number)
         if plan.restart:
             self._model = None
         model = self.model
         for name in (SHALLOW, DEEP):
-            if name in extras and shows_maps(model.to("cpu"), x):
+            if name in extras and shows_maps(model.to(plan.settings.device), x, plan.settings.device):
                 view = Attending(model, deep=name == DEEP)
                 distil(view, x, extras[name], attention_distance, plan.settings, derive(seed, name))
         loss = digest_loss("ce" if probabilities else "kl", plan.temperature)
@@ -120,6 +131,6 @@ class ServerModel:
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Take the weights back."""
-        if state:
-            self._model = self._facts.model(self.architecture, None)
+        self._model = self._facts.model(self.architecture, None) if state else None
+        if self._model is not None:
             self._model.load_state_dict(dict(state))

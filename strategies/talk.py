@@ -56,7 +56,7 @@ class Talk:
             (positive(self.digest_epochs), f"digest_epochs must be > 0, not {self.digest_epochs}"),
             (whole(self.warmup, 0), f"warmup must be a whole number >= 0, not {self.warmup}"),
             (number(self.pretrain_epochs, 0), f"pretrain_epochs must be >= 0, not {self.pretrain_epochs}"),
-            (all(t in KINDS for t in kinds(self.transfer_up)), f"transfer is of {', '.join(KINDS)}"),
+            (self.transfer_up in ("", "attention"), f"sites can show attention, not {self.transfer_up!r}"),
             (
                 not (few and self.fresh),
                 f"packed labels refer to those of the round before: {', '.join(few)} < 16 needs fresh=false",
@@ -93,6 +93,7 @@ class Talk:
         }
 
 
-def kinds(transfer: str) -> list[str]:
-    """The kinds of transfer in `attention+features`."""
-    return transfer.split("+") if transfer else []
+def check_transfer(transfer: str) -> None:
+    """ValueError unless `transfer` is empty or names kinds joined by "+", such as `attention+features`."""
+    unknown = [kind for kind in transfer.split("+") if transfer and kind not in KINDS]
+    require((not unknown, f"transfer is of {', '.join(KINDS)}, joined by +, not {transfer!r}"))

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fl_distill.knowledge import Weigh, class_means, leave_one_out, masked_mean, nearest
+from fl_distill.knowledge import Weigh, class_means, leave_one_out, masked_mean
+from fl_distill.models.views import ByPrototype
 
 
 class Sites(NamedTuple):
@@ -112,15 +113,21 @@ def test_the_nearest_known_prototype_equals_a_loop(n: int, classes: int, width: 
     features, prototypes = torch.randn(n, width, generator=g), torch.randn(classes, width, generator=g)
     known = torch.rand(classes, generator=g) < 0.6
     known[seed % classes] = True
-    got = nearest(features, torch.where(known[:, None], prototypes, math.nan), known)
+    view = ByPrototype(Itself(), torch.where(known[:, None], prototypes, 0.0), known)
+    got = view(features).argmax(1)
     for row, c in zip(features.tolist(), got.tolist(), strict=True):
         away = {c: math.dist(row, p) for c, p in enumerate(prototypes.tolist()) if known[c]}
         assert away[c] == pytest.approx(min(away.values()), rel=1e-5)
 
 
+class Itself(torch.nn.Module):
+    """A model whose features are its input."""
+
+    def features(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+
 def test_near_prototypes_of_long_vectors_are_told_apart() -> None:
     prototypes = torch.tensor([[1000.0, 1000.0], [1000.0, 1000.01]])
-    features = prototypes.repeat(40, 1)  # so many that cdist would take matrix products
-    assert nearest(features, prototypes, torch.tensor([True, True])).tolist() == [0, 1] * 40
-    with pytest.raises(ValueError, match="no class is known"):
-        nearest(features, prototypes, torch.tensor([False, False]))
+    view = ByPrototype(Itself(), prototypes, torch.tensor([True, True]))
+    assert view(prototypes.repeat(40, 1)).argmax(1).tolist() == [0, 1] * 40

@@ -7,6 +7,7 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from fl_distill import __version__
+from fl_distill.asked import Asked
 from fl_distill.collect import Collector
 from fl_distill.roster import Roster
 from fl_distill.rows import add_scores, open_row, site_entry
@@ -46,6 +47,43 @@ def test_what_a_node_says_of_itself_is_checked(change: dict[str, Any], sentence:
     else:
         assert not roster.members
         assert sentence in " ".join(roster.refused.values())
+
+
+def test_an_architecture_that_the_server_must_know_and_does_not_is_refused() -> None:
+    app = ClientApp()
+
+    @app.query()
+    def query(message: Message, context: Context) -> Message:
+        return Message(RecordDict({"site": ConfigRecord(GOOD)}), reply_to=message)  # type: ignore[arg-type]
+
+    with ProcessGrid(app, nodes=1, workers=0) as grid:
+        roster = Roster(grid, Collector(), ("a", "b"), models=["cnn"])
+        roster.refresh()
+    assert "its model is 'mlp', the server knows cnn" in " ".join(roster.refused.values())
+
+
+def test_a_node_that_returns_is_admitted_again_and_a_double_once_the_first_is_gone() -> None:
+    app = ClientApp()
+
+    @app.query()
+    def query(message: Message, context: Context) -> Message:
+        return Message(RecordDict({"site": ConfigRecord(GOOD)}), reply_to=message)  # type: ignore[arg-type]
+
+    with ProcessGrid(app, nodes=2, workers=0) as whole:
+        first, second = sorted(whole.get_node_ids())
+
+        def of(*nodes: int) -> list[int]:
+            roster._grid = Asked(whole, nodes)
+            roster.refresh()
+            return [member.node for member in roster.members]
+
+        roster = Roster(whole, Collector(), ("a", "b"))
+        assert of(first) == [first]
+        assert of() == []
+        assert of(first) == [first]
+        assert of(first, second) == [first]
+        assert "another node is already site 'mercy'" in " ".join(roster.refused.values())
+        assert of(second) == [second]
 
 
 @pytest.mark.parametrize("bad", [[1, 2], -5, float("nan"), float("inf"), 0])

@@ -10,10 +10,23 @@ from torch import Tensor, nn
 
 from fl_distill.codec import decode, encode, simplex, soft_labels
 from fl_distill.data.types import Split
-from fl_distill.knowledge import Median, Vote
+from fl_distill.knowledge import Confidence, DropWorst, Era, Mean, Median, Power, Rule, TrimmedMean, Vote
 from fl_distill.learning import Settings
 from fl_distill.runtime.flower_private import identity
-from fl_distill.strategies import CFD, DSFL, FD, Facts, FedDF, FedMD, FedProto, Sender, SiteStrategy, SplitTeacher
+from fl_distill.strategies import (
+    CFD,
+    DSFL,
+    FD,
+    CrossSilo,
+    Facts,
+    FedDF,
+    FedMD,
+    FedProto,
+    Sender,
+    SiteStrategy,
+    SplitTeacher,
+    TeacherStudent,
+)
 
 from .test_strategies import Nodes
 
@@ -139,6 +152,75 @@ def test_the_server_of_dsfl_learns_the_sharpened_mean() -> None:
     assert torch.equal(model(x).argmax(1), order["consensus"].argmax(1))
 
 
+RULES = [Mean(), Era(0.3), Power(2.0), Vote(), Median(), TrimmedMean(0.3), DropWorst(1), Confidence()]
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: type(rule).__name__)
+def test_votes_that_contradict_and_masks_that_do_not_meet_still_make_probabilities(rule: Rule) -> None:
+    strategy = FedMD(combine=rule, exchange="probabilities")
+    strategy.meet(facts(2))
+    sure, masks = torch.eye(3), torch.tensor([[True, True, False], [False, False, True], [True, False, False]])
+    said = [sure[[2, 2]], sure[[0, 1]], sure[[1, 2]]]  # each for a class that it has never seen
+    replies = [
+        reply(n, "probabilities", {"said": p.half(), "known": known})
+        for n, (p, known) in enumerate(zip(said, masks, strict=True), 1)
+    ]
+    answer = decode(after(strategy, replies))["consensus"].float()
+    assert not strategy.faults
+    assert answer.min() >= 0
+    assert (answer.sum(-1) - 1).abs().max() < 0.01
+
+
+def test_weights_that_vanish_and_numbers_that_drown_cost_their_sender_the_round() -> None:
+    strategy = FedMD(weight="examples", bits=32, combine=Confidence(), mask=False)
+    strategy.meet(facts())
+    good = reply(2, "logits", {"said": torch.randn(4, 3)})
+    tiny = reply(1, "logits", {"said": torch.randn(4, 3)}, **{"num-examples": 1e-60})
+    huge = reply(3, "logits", {"said": torch.full((4, 3), 9e17)})
+    after(strategy, [tiny, good, huge])
+    assert "expected a number from 0.001" in strategy.faults[1]
+    assert "numbers beyond 65504" in strategy.faults[3]
+
+
+def test_a_site_that_is_right_about_nothing_yet_has_hardly_a_say_but_is_no_fault() -> None:
+    strategy = FedMD(weight="validation", mask=False)
+    strategy.meet(facts())
+    said = [reply(n, "logits", {"said": LOGITS + n}, **{"trained-validation-accuracy": n - 1.0}) for n in (1, 2)]
+    answer = decode(after(strategy, said))["consensus"]
+    assert not strategy.faults
+    assert torch.allclose(answer.float(), torch.full((4, 3), 2.0), atol=0.01)
+
+
+def test_what_fails_at_the_server_leaves_it_as_it_was_and_is_said() -> None:
+    wild = Settings(optimizer="sgd", lr=1e38, epochs=30.0, batch_size=4)
+    strategy = DSFL(server=wild, mask=False)
+    strategy.meet(facts())
+    ask(strategy, ArrayRecord())
+    arrays, means = strategy.aggregate_train(
+        1, [reply(1, "probabilities", {"said": torch.eye(3)[[0, 1, 2, 0]].half()})]
+    )
+    assert arrays is None
+    assert means is not None
+    assert "nothing was learned at the server: training diverged" in strategy.troubles[0]
+    assert strategy.state() == {}
+
+
+def test_attention_maps_are_held_to_what_attention_is() -> None:
+    strategy = CrossSilo(transfer="attention", mask=False, server=STILL)
+    strategy.meet(facts())
+    flat = torch.full((4, 16), 0.25).half()
+    said = {"said": torch.eye(3)[[0, 1, 2, 0]].half()}
+    bad = [flat * 100, -flat, flat[:3]]
+    for shown in bad:
+        maps = {"attention-shallow": shown.contiguous(), "attention-deep": flat}
+        after(strategy, [reply(1, "probabilities", {**said, **maps}), reply(2, "probabilities", said)])
+        assert strategy.faults.keys() == {1}
+    with pytest.raises(ValueError, match="sites can show attention"):
+        CrossSilo(transfer="features")
+    with pytest.raises(ValueError, match="transfer is of attention, features"):
+        TeacherStudent(transfer="atention")
+
+
 # ------------------------------------------------------------ packed labels
 
 
@@ -221,6 +303,17 @@ def test_fd_tells_each_site_what_the_others_say() -> None:
     assert told[3]["targets"].tolist() == [[0.75, 0.25, 0.0], half, last]  # it said nothing: everybody else's
 
 
+def test_fd_never_tells_a_site_its_own_word_as_the_others() -> None:
+    strategy = FD()
+    strategy.meet(facts())
+    only = reply(1, "probabilities", means([[0.5, 0.5, 0.0]] * 3, [0, 0, 4]))
+    other = reply(2, "probabilities", means([[0.5, 0.5, 0.0]] * 3, [4, 0, 0]))
+    after(strategy, [only, other])
+    arrays, _ = strategy.aggregate_train(2, [other])  # site 1 misses a round
+    assert arrays is not None
+    assert ask(strategy, arrays, 3)[1]["known"].tolist() == [True, False, False]
+
+
 def test_fedproto_averages_over_the_sites_that_hold_a_class_and_remembers_the_absent() -> None:
     strategy = FedProto(width=2)
     strategy.meet(facts())
@@ -230,7 +323,9 @@ def test_fedproto_averages_over_the_sites_that_hold_a_class_and_remembers_the_ab
     told = ask(strategy, arrays, 2)[3]
     assert told["targets"].tolist()[:2] == [[1.0, 1.0], [4.0, 4.0]]
     assert told["known"].tolist() == [True, True, False]
-    later, _ = strategy.aggregate_train(2, [two])
+    wide = reply(3, "features", means([[1.0, 2.0, 3.0]] * 3, [1, 1, 1]))
+    later, _ = strategy.aggregate_train(2, [wide, two])
+    assert strategy.faults.keys() == {3}
     assert later is not None
     told = ask(strategy, later, 3)[1]
     assert told["targets"].tolist()[:2] == [[0.0, 2.0], [4.0, 4.0]]
@@ -332,6 +427,13 @@ def examples(count: int, **changed: Tensor) -> dict[str, Tensor]:
     labels = torch.arange(count) % CLASSES
     shown = {"logits": torch.zeros(count, CLASSES).half(), "features": torch.eye(6)[labels].half()}
     return {**shown, "labels": labels.to(torch.int16), **changed}
+
+
+def test_features_as_large_as_they_can_be_do_not_leave_the_finite_numbers() -> None:
+    strategy = SplitTeacher(width=6, server_model="one")
+    strategy.meet(facts())
+    told = after(strategy, [reply(1, "examples", examples(4, features=torch.full((4, 6), 60000.0).half()))])
+    assert torch.isfinite(decode(told)["logits/a"]).all()
 
 
 def test_the_split_teacher_learns_from_all_sites_and_answers_each() -> None:

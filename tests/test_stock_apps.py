@@ -10,8 +10,9 @@ from flwr.clientapp import ClientApp
 from fl_distill.client_app import job_is, make_app
 from fl_distill.codec import decode, encode
 from fl_distill.config import composed
+from fl_distill.learning import Settings
 from fl_distill.runtime.process_grid import ProcessGrid
-from fl_distill.strategies import FedAvg, FedProx, FedSGD, SiteStrategy
+from fl_distill.strategies import DSFL, Facts, FedAvg, FedProx, FedSGD, Sender, SiteStrategy
 from fl_distill.workplace import job_text, workplace
 
 from .conftest import Launch, same
@@ -30,6 +31,31 @@ def test_stock_start_gives_the_same_model_as_our_own_loop(
         result = strategy.start(grid=grid, initial_arrays=initial, num_rounds=3)
     assert same(decode(result.arrays), launch(f"strategy={name}", *settings).weights())
     assert 0 < float(str(result.evaluate_metrics_clientapp[3]["score-local-accuracy"])) <= 1
+
+
+def test_knowledge_travels_under_stock_start_too(launch: Launch, tmp_path: Path) -> None:
+    """What the server must know, it is told; the rest is Flower's own loop."""
+    settings = ["strategy.examples=80", "strategy.warmup=1", "strategy.server.epochs=1", "public=0.3"]
+    config, _ = composed(["strategy=dsfl", "sites=4", *settings])
+    job = job_text(config, tmp_path)
+    place = workplace(job)
+    strategy = DSFL(examples=80, warmup=1, server=Settings(optimizer="adam", lr=0.001, batch_size=64, epochs=1.0))
+    with ProcessGrid(make_app(job_is(job)), nodes=4, workers=0) as grid:
+        sites = dict(zip(grid.get_node_ids(), place.federation.names, strict=True))
+        strategy.meet(
+            Facts(
+                classes=10,
+                public=place.federation.public,
+                sender=lambda node: Sender(sites[node]),
+                model=place.fresh_model,
+                default="mlp",
+            )
+        )
+        result = strategy.start(grid=grid, initial_arrays=ArrayRecord(), num_rounds=3)
+    (name, weights), *_ = strategy.models(result.arrays).items()
+    ours = launch("strategy=dsfl", *settings)
+    assert name == "mlp"
+    assert same(dict(weights), ours.weights("server"))
 
 
 def test_a_quickstart_client_needs_nothing_of_this_package() -> None:

@@ -3,6 +3,7 @@
 import pytest
 
 from fl_distill import cli
+from fl_distill.checkpoint import Checkpoints, Saved
 
 from .conftest import Launch, same
 
@@ -32,6 +33,25 @@ def test_the_same_with_any_number_of_workers_and_after_resuming(name: str, launc
     assert resumed.rows == one.rows
     for file in sorted(path.stem for path in (one.folder / "models").iterdir()):
         assert same(resumed.weights(file), one.weights(file)), file
+
+
+def test_packed_labels_survive_a_kill_between_the_sites_work_and_the_checkpoint(
+    launch: Launch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = ("strategy=cfd", *QUICK, *SETTINGS["cfd"], "rounds=6", "checkpoint.every=2", "checkpoint.keep=1")
+    whole = launch(*base)
+    save = Checkpoints.save
+
+    def fail_at_four(self: Checkpoints, state: Saved) -> None:
+        if state.round == 4:
+            raise OSError("No space left on device")
+        save(self, state)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Checkpoints, "save", fail_at_four)
+        broken = launch(*base, code=1)
+    assert cli.run([f"resume={broken.folder}", "log=quiet"]) == 0
+    assert broken.rows == whole.rows
 
 
 @pytest.mark.parametrize("name", ["cfd", "cross_silo", "dsfl", "teacher_student"])

@@ -41,6 +41,7 @@ def _composed(overrides: tuple[str, ...], config_dir: str | None) -> tuple[Confi
             raise ConfigError(faults)
         config = _compose(search + [_opened(o) for o in parsed])
         models = {name: _model(name, search, groups, faults) for name in _model_names(config, faults)}
+        faults += _idle_faults(parsed, config)
         public = _public_dataset(config.public_dataset, search, groups, faults)
         if faults:
             raise ConfigError(faults)
@@ -200,6 +201,18 @@ def _model(name: str, search: list[str], groups: Mapping[str, list[str]], faults
         faults.append(f"models: {name!r} is no model{nearest(name, groups['model'])}")
         return None
     return _compose([*search, f"model={name}"]).model  # type: ignore[no-any-return]
+
+
+def _idle_faults(parsed: Sequence[Override], config: DictConfig) -> list[str]:
+    """What was asked for and would have no effect."""
+    faults, strategy = [], config.strategy
+    asked = {override.key_or_group for override in parsed}
+    if "combine" in asked and isinstance(strategy, DictConfig) and "combine" not in strategy:
+        name = str(strategy.get(TARGET)).rpartition(".")[2]
+        faults.append(f"combine has no effect: {name} combines in a way of its own")
+    if isinstance(config.models, DictConfig) and config.model.get("mix"):
+        faults.append("models names some of the sites: choose one model for the others, such as model=cnn")
+    return faults
 
 
 def _public_dataset(

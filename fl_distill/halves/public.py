@@ -10,8 +10,9 @@ from ..errors import BadUpdate
 from ..knowledge.public import FIXED, public_rows
 from ..learning import Term, digest_loss, on_public, predict, taught, taught_target
 from ..learning.losses import Loss
+from ..learning.transfer import express
 from .soft_labels import hear, say
-from .transfer import express, study_stages
+from .transfer import study_stages
 
 
 def mutual(client: Client, task: Task) -> Outcome:

@@ -31,7 +31,8 @@ def hear(client: Client, task: Task, rows: int) -> Tensor | None:
     if base and held is None:
         raise BadUpdate(f"the server's labels refer to those of round {base}, which this site does not have")
     levels = soft_labels.unpack(arrived, rows, client.classes, bits, None if held is None else held["levels"])
-    memory.save(number, {"levels": levels}, min(base, task.needed_from))
+    # What a resumption after round n needs was heard in round n + 1, and is of round n or the one before.
+    memory.save(number, {"levels": levels}, min(base, task.needed_from - 1))
     return simplex.restore(levels, bits)
 
 

@@ -8,10 +8,8 @@ from ..data.types import Split
 from ..errors import BadUpdate
 from ..learning import mean_squared
 from ..learning.losses import attention_distance
-from ..learning.transfer import DEEP, FEATURES, SHALLOW, Attending, Projecting, express, shows_maps
+from ..learning.transfer import DEEP, FEATURES, SHALLOW, Attending, Projecting, shows_maps
 from ..seeds import derive
-
-__all__ = ["express", "study_stages"]
 
 
 def study_stages(client: Client, task: Task, x: Tensor, epochs: float) -> None:
@@ -20,7 +18,7 @@ def study_stages(client: Client, task: Task, x: Tensor, epochs: float) -> None:
     for name, tensor in arrived.items():
         if len(tensor) != len(x) or tensor.dim() != 2:
             raise BadUpdate(f"{name!r} arrived as {list(tensor.shape)}, expected {len(x)} rows")
-    if (SHALLOW in arrived or DEEP in arrived) and shows_maps(client.model, x):
+    if (SHALLOW in arrived or DEEP in arrived) and shows_maps(client.model, x, client.settings.device):
         for name in (SHALLOW, DEEP):
             if name in arrived:
                 view = Attending(client.model, deep=name == DEEP)
@@ -32,9 +30,9 @@ def study_stages(client: Client, task: Task, x: Tensor, epochs: float) -> None:
 def _study_features(client: Client, task: Task, data: Split, epochs: float) -> None:
     """Features of another width are met through a linear map that the site keeps and trains along."""
     with torch.inference_mode():
-        own = client.model.features(data.x[:2]).shape[1]  # type: ignore[operator]
+        seen = client.model.eval().features(data.x[:1].to(client.settings.device))  # type: ignore[operator]
     memory = client.memory("bridge")
-    bridge = nn.Linear(own, data.y.shape[1])
+    bridge = nn.Linear(seen.shape[1], data.y.shape[1])
     held = memory.load(before=task.round)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(client.seed, "bridge", client.site.name))

@@ -1,6 +1,6 @@
 """What sites exchange and how it is combined: pure functions on tensors."""
 
-from .class_means import Weigh, class_means, leave_one_out, masked_mean, nearest
+from .class_means import Weigh, class_means, leave_one_out, masked_mean
 from .mean import WeightedMean
 from .robust import DropWorst, Median, TrimmedMean
 from .rules import Confidence, Era, Mean, Power, Rule, Vote
@@ -20,5 +20,4 @@ __all__ = [
     "class_means",
     "leave_one_out",
     "masked_mean",
-    "nearest",
 ]

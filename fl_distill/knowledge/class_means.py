@@ -51,16 +51,6 @@ def leave_one_out(means: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
     return targets.to(means.dtype), others > 0
 
 
-def nearest(features: Tensor, prototypes: Tensor, known: Tensor) -> Tensor:
-    """argmin over known c of ||f_n - p_c||: (N, D), (C, D), (C,) bool -> (N,) classes; the first wins a tie."""
-    at = known.nonzero().squeeze(1)
-    if not len(at):
-        raise ValueError("the nearest of no prototypes does not exist: no class is known")
-    # The way by matrix products is faster, and loses the small differences of long vectors.
-    gaps = torch.cdist(features, prototypes[at], compute_mode="donot_use_mm_for_euclid_dist")
-    return at[gaps.argmin(1)]
-
-
 def _held(means: Tensor, counts: Tensor) -> Tensor:
     """The means in float64, 0 for a class that a site does not hold."""
     return torch.where((counts > 0)[..., None], means.double(), 0.0)

@@ -67,8 +67,8 @@ def _stages(model: nn.Module, x: Tensor, wanted: list[str]) -> dict[str, Tensor]
     return found
 
 
-def shows_maps(model: nn.Module, x: Tensor) -> bool:
+def shows_maps(model: nn.Module, x: Tensor, device: str = "cpu") -> bool:
     """Whether the model has feature maps in two dimensions."""
     model.eval()
     with torch.inference_mode():
-        return bool(stage_maps(model, x[:1]))
+        return bool(stage_maps(model, x[:1].to(device)))
