@@ -26,6 +26,19 @@ def test_german_credit_beats_guessing_the_majority(launch: Launch) -> None:
     assert done.summary["selected"]["server_accuracy"] > 0.7
 
 
+def test_hospitals_with_models_of_their_own_learn_from_each_other(launch: Launch) -> None:
+    done = launch("experiment=heart", "strategy=fedmd", "rounds=20")
+    assert {entry["model"] for entry in done.summary["sites"].values()} == {"tabular", "mlp", "tabular_wide", "linear"}
+    assert done.summary["gain"] > 0
+    assert done.summary["knowledge_up"] < 100_000
+
+
+def test_other_pictures_serve_as_public_examples_for_digits(launch: Launch) -> None:
+    crops = ("public_dataset=cifar10", "public_examples=300", "public=0")
+    done = launch("strategy=fedmd", "model=mixed", *crops, "strategy.warmup=2", "rounds=6")
+    assert not any(row["failures"] for row in done.rows)
+
+
 def test_four_architectures_train_alone_on_cifar10(launch: Launch) -> None:
     pytest.importorskip("torchvision")
     mix = "models=[cnn,resnet8,vit,mobilenet_v2]"
@@ -39,7 +52,8 @@ def test_four_architectures_train_alone_on_cifar10(launch: Launch) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_mnist_under_strong_skew(launch: Launch) -> None:
-    done = launch("dataset=mnist", "sites=20", "partition.alpha=0.1", "model=lenet", "rounds=50", "runtime.workers=2")
+    work = ("local.epochs=2", "public=0.1", "runtime.workers=2")
+    done = launch("dataset=mnist", "sites=20", "partition.alpha=0.1", "model=lenet", "rounds=50", *work)
     assert done.summary["server_accuracy"] >= 0.97
 
 
@@ -54,5 +68,21 @@ def test_fedavgs_published_line_is_reached(launch: Launch) -> None:
 @pytest.mark.timeout(900)
 def test_fedprox_beats_fedavg_where_sites_are_slow(launch: Launch) -> None:
     fast = ("experiment=stragglers", "rounds=10", "sites=20", "runtime.workers=2")
-    fedavg, fedprox = launch(*fast, "strategy=fedavg"), launch(*fast)
+    fedavg, fedprox = launch(*fast, "strategy=fedavg"), launch(*fast, "strategy=fedprox")
     assert fedprox.summary["server_accuracy"] > fedavg.summary["server_accuracy"] + 0.1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_fd_reaches_its_published_line(launch: Launch) -> None:
+    done = launch("experiment=repro/r1", "strategy=fd", "rounds=16", "sites=10", "runtime.workers=2")
+    assert done.summary["test_accuracy"] >= 0.7524
+    bits = 8 * (done.summary["knowledge_up"] + done.summary["knowledge_down"]) / 10
+    assert bits <= 102_400  # of each device, as the paper counts
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_fedproto_reaches_its_published_line(launch: Launch) -> None:
+    done = launch("experiment=repro/r3", "strategy=fedproto", "rounds=30", "sites=20", "runtime.workers=2")
+    assert done.summary["local_accuracy"] >= 0.97

@@ -139,3 +139,9 @@ def test_labels_that_a_public_set_lacks_are_asked_for_before_the_start(
     strategy = [] if any(word.startswith("strategy=") for word in words) else ["strategy=fedmd"]
     launch(*strategy, *words, "public_dataset=crops", "public_examples=50", "rounds=1", code=2)
     assert "public labels" in capsys.readouterr().err
+
+
+def test_one_round_is_enough_for_a_student_better_than_its_teachers(launch: Launch) -> None:
+    done = launch("experiment=one_shot", "strategy=cross_silo", "rounds=1", "sites=8", "runtime.workers=2")
+    assert done.summary["server_accuracy"] > done.summary["test_accuracy"] + 0.2
+    assert done.summary["knowledge_down"] == 0
