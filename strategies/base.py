@@ -156,7 +156,7 @@ class SiteStrategy(Strategy, ABC):
         messages = []
         for node in self._sample(server_round, _present(grid)):
             to = self._facts.sender(node)
-            share = self._combine.share(arrays, to, server_round) if kind == self.action or arrays else arrays
+            share = self._combine.share(arrays, to) if kind == self.action or arrays else arrays
             content = contents.setdefault(id(share), RecordDict({ARRAYS: share, CONFIG: settings}))
             messages.append(Message(content, node, kind, group_id=str(server_round)))
         return messages

@@ -9,9 +9,8 @@ from torch import Tensor
 from ..codec import Form, decode, encode, schema_of
 from ..errors import BadUpdate
 from ..knowledge import leave_one_out, masked_mean
-from .combiner import Combiner, Facts, Sender, record_of
+from .combiner import Combiner, Facts, Sender, check_probabilities, record_of
 
-_ROUNDING = 0.02
 MOST = 10**9
 """Examples of one class that a site may claim to have."""
 
@@ -53,9 +52,8 @@ class ClassMeans(Combiner):
         means, counts = parts["means"].float(), parts["counts"].long()
         if counts.min() < 0 or not 0 < counts.max() <= MOST:
             raise BadUpdate(f"its class counts must be 0 to {MOST:g}, and not all 0")
-        held = means[counts > 0]
-        if self._exchange == "probabilities" and not (held.min() >= 0 and (held.sum(-1) - 1).abs().max() < _ROUNDING):
-            raise BadUpdate("its mean probabilities are negative or do not sum to 1")
+        if self._exchange == "probabilities":
+            check_probabilities(means[counts > 0], "mean probabilities")
         self._form = form
         self._sites.append(sender.name)
         self._means.append(means)
@@ -76,7 +74,7 @@ class ClassMeans(Combiner):
             tensors |= {f"targets/{site}": target.to(getattr(torch, self._dtype)), f"known/{site}": known}
         return encode(tensors, bare=True)
 
-    def share(self, arrays: ArrayRecord, to: Sender, number: int) -> ArrayRecord:
+    def share(self, arrays: ArrayRecord, to: Sender) -> ArrayRecord:
         """The targets for one site."""
         site = to.name if f"targets/{to.name}" in arrays else ""
         return ArrayRecord({n: arrays[f"{n}/{site}"] for n in ("targets", "known") if f"{n}/{site}" in arrays})

@@ -12,6 +12,8 @@ from ..data.types import Split
 from ..errors import BadUpdate
 
 ARRAYS = "arrays"
+ROUNDING = 0.02
+"""How far float16 may move the sum of a row of probabilities."""
 LARGEST = torch.finfo(torch.float16).max
 """No logit of a sane model is larger; one that is would drown the others."""
 
@@ -68,8 +70,8 @@ class Combiner(ABC):
     def settle(self) -> ArrayRecord | None:
         """What the server holds after the round; None where sites exchange nothing."""
 
-    def share(self, arrays: ArrayRecord, to: Sender, number: int) -> ArrayRecord:
-        """What of the server's arrays one site receives in round `number`; the same object where it is the same."""
+    def share(self, arrays: ArrayRecord, to: Sender) -> ArrayRecord:
+        """What of the server's arrays one site receives in the next round; the same object where it is the same."""
         return arrays
 
     def models(self, arrays: ArrayRecord) -> Mapping[str, Mapping[str, Tensor]]:
@@ -86,6 +88,12 @@ class Combiner(ABC):
 
     def restore(self, state: Mapping[str, Tensor]) -> None:  # noqa: B027
         """Take back what `state` gave."""
+
+
+def check_probabilities(rows: Tensor, what: str) -> None:
+    """Raise `BadUpdate` unless rows are probabilities, up to float16's rounding; `what` names them."""
+    if not (rows.min() >= 0 and (rows.sum(-1) - 1).abs().max() < ROUNDING):
+        raise BadUpdate(f"its {what} are negative or do not sum to 1")
 
 
 def record_of(content: RecordDict, key: str) -> ArrayRecord:

@@ -14,13 +14,11 @@ from ..knowledge.agreement import describe
 from ..knowledge.public import FIXED, public_rows
 from ..learning import Diverged
 from ..learning.transfer import DEEP, GRID, SHALLOW
-from .combiner import LARGEST, Combiner, Facts, Sender, record_of
+from .combiner import LARGEST, ROUNDING, Combiner, Facts, Sender, check_probabilities, record_of
 from .deltas import Deltas
 from .student import ServerModel, Student
 from .talk import Talk, check_transfer
 
-_ROUNDING = 0.02
-"""How far float16 may move the sum of a row of probabilities."""
 _SHOWN = (SHALLOW, DEEP)
 
 
@@ -86,8 +84,8 @@ class Consensus(Combiner):
             said = self._deltas.read(parts, sender.name, self._rows(), self._facts.classes)
         else:
             said = parts["said"].float()
-        if self._talk.probabilities and not (said.min() >= 0 and (said.sum(-1) - 1).abs().max() < _ROUNDING):
-            raise BadUpdate("its probabilities are negative or do not sum to 1")
+        if self._talk.probabilities:
+            check_probabilities(said, "probabilities")
         if not said.abs().max() <= LARGEST:
             raise BadUpdate(f"it says numbers beyond {LARGEST:g}")
         if any(not _is_map(parts[name]) for name in _SHOWN if name in parts):
@@ -122,7 +120,7 @@ class Consensus(Combiner):
                     said["consensus"] = (said["consensus"] / self._talk.temperature).softmax(-1)
         return self._written(said)
 
-    def share(self, arrays: ArrayRecord, to: Sender, number: int) -> ArrayRecord:
+    def share(self, arrays: ArrayRecord, to: Sender) -> ArrayRecord:
         """The answer; packed labels as the change against what this site has."""
         if not self._tells:
             arrays = ArrayRecord()
@@ -200,7 +198,7 @@ def _normalised(answer: Tensor, mean: Tensor) -> Tensor:
 
 
 def _is_map(shown: Tensor) -> bool:
-    return bool(shown.min() >= 0 and (shown.float().norm(dim=1) <= 1 + _ROUNDING).all())
+    return bool(shown.min() >= 0 and (shown.float().norm(dim=1) <= 1 + ROUNDING).all())
 
 
 def _mean_map(maps: list[tuple[Tensor, float]]) -> Tensor:

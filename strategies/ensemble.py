@@ -83,7 +83,7 @@ class Ensemble(Combiner):
             after[name] = encode(model.state_dict())
         return ArrayRecord({f"{name}/{key}": array for name, record in after.items() for key, array in record.items()})
 
-    def share(self, arrays: ArrayRecord, to: Sender, number: int) -> ArrayRecord:
+    def share(self, arrays: ArrayRecord, to: Sender) -> ArrayRecord:
         """The model of the site's architecture."""
         name = to.architecture
         held, share = self._shares.get(name, (None, ArrayRecord()))

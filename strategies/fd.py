@@ -4,9 +4,8 @@ from collections.abc import Mapping
 from typing import ClassVar, final
 
 from ..checks import number, require
-from .base import SiteStrategy
+from .base import SiteStrategy, Value
 from .class_means import ClassMeans
-from .talk import Value
 
 
 @final

@@ -4,9 +4,9 @@ from abc import ABC
 from collections.abc import Mapping
 from typing import ClassVar
 
-from .base import SiteStrategy
+from .base import SiteStrategy, Value
 from .consensus import Consensus
-from .talk import Talk, Value
+from .talk import Talk
 
 
 class PublicStrategy(SiteStrategy, ABC):

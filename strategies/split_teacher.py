@@ -8,14 +8,13 @@ from flwr.app import ArrayRecord, RecordDict
 from torch import Tensor, nn
 
 from ..checks import number, positive, require, whole
-from ..codec import Form, decode, encode, schema_of
+from ..codec import Form, decode, encode, narrowed, schema_of
 from ..data.types import Split
 from ..errors import BadUpdate
 from ..learning import Diverged, Settings, fit, predict, taught, taught_target
 from ..seeds import derive, generator
-from .base import SiteStrategy
-from .combiner import LARGEST, Combiner, Facts, Sender, record_of
-from .talk import Value
+from .base import SiteStrategy, Value
+from .combiner import Combiner, Facts, Sender, record_of
 
 
 @final
@@ -115,9 +114,9 @@ class _Teacher(Combiner):
             f"logits/{site}": predict(model, part["features"].float(), device=device)
             for site, part in self._shown.items()
         }
-        return encode({k: v.clamp(-LARGEST, LARGEST).to(torch.float16) for k, v in said.items()}, bare=True)
+        return encode({k: narrowed(v, 16) for k, v in said.items()}, bare=True)
 
-    def share(self, arrays: ArrayRecord, to: Sender, number: int) -> ArrayRecord:
+    def share(self, arrays: ArrayRecord, to: Sender) -> ArrayRecord:
         """What the network says of this site's examples."""
         name = f"logits/{to.name}"
         return ArrayRecord({"logits": arrays[name]} if name in arrays else {})

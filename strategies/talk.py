@@ -5,8 +5,7 @@ from dataclasses import dataclass
 
 from ..checks import number, positive, require, whole
 from ..learning.transfer import KINDS
-
-Value = str | int | float | bool
+from .base import Value
 
 _FLOATS = (16, 32)
 

@@ -76,6 +76,13 @@ def decode(record: ArrayRecord, schema: Schema | None = None) -> dict[str, Tenso
     return {name: _decode_one(name, record[name], form) for name, form in schema.items()}
 
 
+def narrowed(tensor: Tensor, bits: int) -> Tensor:
+    """The tensor as float16 (`bits` 16) or float32, its numbers held to what that can say instead of infinity."""
+    form = torch.float16 if bits == 16 else torch.float32
+    limit = torch.finfo(form).max
+    return tensor.clamp(-limit, limit).to(form)
+
+
 def payload_bytes(content: RecordDict) -> int:
     """Bytes of the encoded records: arrays as they lie in the message, numbers at 8 bytes, texts as UTF-8."""
     total = knowledge_bytes(content)

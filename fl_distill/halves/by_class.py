@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..client import Client, Outcome, Task
+from ..codec import narrowed
 from ..errors import BadUpdate
 from ..knowledge import class_means
 from ..learning import class_target_loss, predict, prototype_loss
@@ -31,9 +32,7 @@ def by_class(client: Client, task: Task) -> Outcome:
         metrics = client.train(task, loss=_to_class_means(task, told))
     client.keep(task)
     means, counts = _means(client, features)
-    form = torch.float16 if task.values["bits"] == 16 else torch.float32
-    limit = torch.finfo(form).max
-    said = {"means": means.clamp(-limit, limit).to(form), "counts": counts.to(torch.int32)}
+    said = {"means": narrowed(means, int(task.values["bits"])), "counts": counts.to(torch.int32)}
     return client.answer(task, metrics, {str(task.values["exchange"]): said}, _judge(client, task, told))
 
 

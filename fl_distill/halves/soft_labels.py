@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..client import Client, Task, Tensors
-from ..codec import simplex, soft_labels
+from ..codec import narrowed, simplex, soft_labels
 from ..errors import BadUpdate
 
 PACKED = 8
@@ -43,8 +43,7 @@ def say(client: Client, task: Task, said: Tensor) -> Tensors:
     if int(task.values["bits-down"]) <= PACKED:
         tensors["heard"] = task.weights.get("round", torch.tensor(0))
     if bits > PACKED:
-        form = torch.float16 if bits == 16 else torch.float32
-        return {"said": said.clamp(torch.finfo(form).min, torch.finfo(form).max).to(form), **tensors}
+        return {"said": narrowed(said, bits), **tensors}
     levels = simplex.quantize(said, bits)
     memory, holds = client.memory("said"), int(task.weights["holds"])
     held = memory.at(holds) if holds else None

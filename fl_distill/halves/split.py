@@ -3,6 +3,7 @@
 import torch
 
 from ..client import Client, Outcome, Task
+from ..codec import narrowed
 from ..data.types import Split
 from ..errors import BadUpdate
 from ..learning import predict, taught, taught_target
@@ -26,8 +27,7 @@ def split(client: Client, task: Task) -> Outcome:
         metrics = client.train(task)
     client.keep(task)
     both = predict(WithFeatures(client.model), train.x, device=client.settings.device)
-    limit = torch.finfo(torch.float16).max
-    shown = both.clamp(-limit, limit).to(torch.float16)
+    shown = narrowed(both, 16)
     tensors = {
         "logits": shown[:, : client.classes].contiguous(),
         "features": shown[:, client.classes :].contiguous(),
