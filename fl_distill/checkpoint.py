@@ -22,6 +22,7 @@ class Saved:
     arrays: Mapping[str, Tensor]
     strategy: Mapping[str, Tensor] = field(default_factory=dict)
     selected: Mapping[str, Tensor] = field(default_factory=dict)
+    codec: Mapping[str, Tensor] = field(default_factory=dict)
     notes: Mapping[str, Any] = field(default_factory=dict)
     """Plain values: the row not yet closed, totals, the best round, ids of external trackers."""
 
@@ -34,7 +35,7 @@ class Checkpoints:
 
     def save(self, state: Saved) -> None:
         """Write one checkpoint, then drop the oldest beyond `keep`."""
-        groups = {"arrays": state.arrays, "strategy": state.strategy, "selected": state.selected}
+        groups = {"arrays": state.arrays, "strategy": state.strategy, "selected": state.selected, "codec": state.codec}
         tensors = {f"{group}/{name}": t for group, named in groups.items() for name, t in named.items()}
         notes = json.dumps({"round": state.round, "notes": state.notes})
         save_tensors(self._path(state.round), _unshared(tensors), {"state": notes})
@@ -67,11 +68,11 @@ class Checkpoints:
 def _read(path: Path) -> Saved:
     tensors, metadata = load_tensors(path)
     state = json.loads(metadata["state"])
-    groups: dict[str, dict[str, Tensor]] = {"arrays": {}, "strategy": {}, "selected": {}}
+    groups: dict[str, dict[str, Tensor]] = {"arrays": {}, "strategy": {}, "selected": {}, "codec": {}}
     for name, tensor in tensors.items():
         group, _, rest = name.partition("/")
         groups[group][rest] = tensor
-    return Saved(state["round"], groups["arrays"], groups["strategy"], groups["selected"], state["notes"])
+    return Saved(round=state["round"], notes=state["notes"], **groups)
 
 
 def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -17,6 +17,7 @@ from .codec import decode, encode
 from .config import composed
 from .errors import BadUpdate, ConfigError
 from .learning import Diverged
+from .mods import FileMemory, quantizing
 from .workplace import Workplace, job_text, workplace
 
 Work = Callable[[Client, Task], Outcome]
@@ -30,7 +31,7 @@ SITE_RAISED = 1002
 
 def make_app(job_of: JobOf) -> ClientApp:
     """A ClientApp that serves the job (see `workplace.job_text`) which `job_of` finds for a context."""
-    app = ClientApp()
+    app = ClientApp(mods=[quantizing(partial(_memory, job_of))])
     app.train()(partial(_serve, job_of, halves.averaged))
     for work in (halves.alone, halves.by_class, halves.gradient, halves.mutual, halves.split):
         app.train(work.__name__)(partial(_serve, job_of, work))
@@ -117,6 +118,11 @@ def _client(place: Workplace, index: int) -> Client:
         augment=place.federation.augment or None,
         public_set=place.federation.public if place.uses_public else None,
     )
+
+
+def _memory(job_of: JobOf, context: Context) -> FileMemory:
+    place = workplace(job_of(context))
+    return FileMemory(place.folder / "sites", place.federation.names[_index(context)])
 
 
 def _task(message: Message) -> Task:

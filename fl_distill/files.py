@@ -1,5 +1,6 @@
 """Files that are either whole or absent, whatever kills the process."""
 
+import json
 import os
 import re
 from collections.abc import Mapping
@@ -7,6 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+_ORDER = "fl_distill.order"
 _ROUND = re.compile(r"round-(\d+)\.safetensors")
 
 
@@ -23,11 +25,11 @@ def replace_with(path: Path, data: bytes) -> None:
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write a safetensors file, whole or not at all."""
+    """Write a safetensors file, whole or not at all; the format sorts names, so their order is noted beside them."""
     from safetensors.torch import save
 
     contiguous = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
-    replace_with(path, save(contiguous, dict(metadata or {})))
+    replace_with(path, save(contiguous, {**(metadata or {}), _ORDER: json.dumps(list(tensors))}))
 
 
 def rounds_in(folder: Path) -> list[int]:
@@ -39,11 +41,17 @@ def rounds_in(folder: Path) -> list[int]:
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors and the metadata of a safetensors file; raises OSError or ValueError for a damaged one."""
+    """The tensors, in the order saved, and the metadata of a safetensors file.
+
+    Raises OSError or ValueError for a damaged one.
+    """
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(str(path), "pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+            metadata = dict(file.metadata() or {})
+            held = {*file.keys()}  # noqa: SIM118
+            ordered = [name for name in json.loads(metadata.pop(_ORDER, "[]")) if name in held]
+            return {name: file.get_tensor(name) for name in [*ordered, *sorted(held - {*ordered})]}, metadata
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged: {error}") from error

@@ -13,12 +13,12 @@ from flwr.serverapp.strategy import Strategy
 from .asked import Asked
 from .collect import Collector, in_order
 from .config import Experiment
-from .errors import RunStopped
+from .errors import BadUpdate, RunStopped
 from .guard import collapse, worse_than_alone
 from .roster import Member, Roster
 from .rows import Row, add_scores, finite, mean, open_row, site_entry
 from .selection import away, sample, stragglers
-from .strategies import SiteStrategy
+from .strategies import Coding, SiteStrategy
 
 Metrics = Mapping[str, Any]
 _BYTES = ("bytes_up", "bytes_down", "knowledge_up", "knowledge_down")
@@ -64,9 +64,16 @@ class Rounds:
     """
 
     def __init__(
-        self, e: Experiment, strategy: Strategy, grid: Grid, roster: Roster, collector: Collector, hooks: Hooks
+        self,
+        e: Experiment,
+        strategy: Strategy,
+        coding: Coding,
+        grid: Grid,
+        roster: Roster,
+        collector: Collector,
+        hooks: Hooks,
     ) -> None:
-        self._e, self._strategy, self._grid = e, strategy, grid
+        self._e, self._strategy, self._coding, self._grid = e, strategy, coding, grid
         self._roster, self._collector, self._hooks = roster, collector, hooks
         self._shared_model = bool(getattr(strategy, "has_server_model", True))
         self._partial = bool(getattr(strategy, "partial_work", True))
@@ -101,6 +108,7 @@ class Rounds:
         view = Asked(self._grid, [member.node for member in asked])
         messages = list(self._strategy.configure_train(number, progress.arrays, config, view)) if asked else []
         _slow_down(messages, {m.node: slow[m.name] for m in asked if m.name in slow})
+        messages = self._coding.outgoing(number, messages, self._hooks.oldest_saved())
         by_node = {member.node: member for member in asked}
         told: dict[str, Metrics] = {}
         replies = self._replies(number, messages, by_node, row, told)
@@ -108,6 +116,8 @@ class Rounds:
         for node, fault in getattr(self._strategy, "faults", {}).items():
             self._fail(row, number, by_node[node].name, fault)
             told.pop(by_node[node].name, None)
+        self._coding.used(number, [member.node for member in asked if member.name in told])
+        row["codec"] = self._coding.figures()
         self._describe(row, by_node, told)
         self._close_previous(progress, told, by_node)
         enough = self._e.collect.min_results
@@ -169,9 +179,14 @@ class Rounds:
             if reply.fault is not None or reply.message is None:
                 self._fail(row, number, member.name, reply.fault or "no answer")
                 continue
-            told[member.name] = _metrics(reply.message)
+            try:
+                message = self._coding.incoming(reply.message)
+            except BadUpdate as fault:
+                self._fail(row, number, member.name, str(fault))
+                continue
+            told[member.name] = _metrics(message)
             self._hooks.replied(number, member.name, None)
-            yield reply.message
+            yield message
 
     def _fail(self, row: Row, number: int, name: str, fault: str) -> None:
         row["failures"][name] = fault
@@ -248,6 +263,7 @@ class Rounds:
         if members:
             view = Asked(self._grid, list(members))
             messages = list(self._strategy.configure_evaluate(row["round"], progress.arrays, ConfigRecord(), view))
+            messages = self._coding.outgoing(row["round"], messages, self._hooks.oldest_saved())
             for _ in self._replies(row["round"], messages, members, row, told):
                 pass
         row["wall_s"] += time.perf_counter() - began

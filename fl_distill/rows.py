@@ -29,6 +29,7 @@ def open_row(number: int) -> Row:
         "server_models": {},
         "agreement": None,
         "entropy": None,
+        "codec": {},
         "warnings": [],
         "failures": {},
         "sites": {},

@@ -23,7 +23,7 @@ from .roster import Member, Roster
 from .rounds import Hooks, Progress, Rounds
 from .rows import Row, architectures, finite
 from .store import SiteStore
-from .strategies import Facts, SiteStrategy
+from .strategies import Coding, Facts, SiteStrategy
 from .targets import call
 from .tracking import (
     Observer,
@@ -67,6 +67,13 @@ class _Server:
         models = e.raw["model_specs"].keys() if self._strategy.has_server_model else None
         self._roster = Roster(grid, patient, place.federation.classes, place.public_fingerprint, models)
         self._strategy.meet(self._facts())
+        self._coding = Coding(
+            e.codec,
+            seed=e.seed,
+            weights=self._strategy.has_server_model,
+            changes=self._strategy.changes,
+            name_of=lambda node: self._roster.sender(node).name,
+        )
         self._checkpoints = Checkpoints(place.folder / "checkpoints", e.checkpoint.keep)
         self._log = RoundLog(place.folder)
         self._saved = self._checkpoints.newest() if resume else None
@@ -122,7 +129,7 @@ class _Server:
         self._roster.wait_for(wanted, e.collect.min_sites, e.collect.join_s, self._stop)
         self._observers = self._observe()
         hooks = Hooks(self._score, self._closed, self._save, self._checkpoints.oldest, self._observers.site_replied)
-        return Rounds(e, self._strategy, self._grid, self._roster, self._collector, hooks)
+        return Rounds(e, self._strategy, self._coding, self._grid, self._roster, self._collector, hooks)
 
     # ------------------------------------------------------------ start
 
@@ -140,6 +147,7 @@ class _Server:
             return Progress(0, self._initial())
         saved, notes = self._saved, self._saved.notes
         self._strategy.restore(saved.strategy)
+        self._coding.restore(saved.codec)
         self._checkpoints.drop_after(saved.round)
         self._log.truncate(notes["logged"])
         return Progress(
@@ -211,6 +219,7 @@ class _Server:
                 arrays=decode(progress.arrays),
                 strategy=self._strategy.state(),
                 selected=decode(best) if best is not None else {},
+                codec=self._coding.state(),
                 notes=notes,
             )
         )

@@ -3,8 +3,10 @@
 if __name__ == "strategies":
     raise ImportError("import these as `fl_distill.strategies`, so that a class never has two identities")
 
+from ..codec.ways import Codecs, Way
 from .base import SiteStrategy
 from .cfd import CFD
+from .coding import Coding
 from .combiner import Facts, Sender
 from .cross_silo import CrossSilo
 from .dsfl import DSFL
@@ -16,6 +18,7 @@ from .fedproto import FedProto
 from .fedprox import FedProx
 from .fedsgd import FedSGD
 from .local import Local
+from .quantized import Quantized
 from .split_teacher import SplitTeacher
 from .teacher_student import TeacherStudent
 
@@ -23,6 +26,8 @@ __all__ = [
     "CFD",
     "DSFL",
     "FD",
+    "Codecs",
+    "Coding",
     "CrossSilo",
     "Facts",
     "FedAvg",
@@ -32,8 +37,10 @@ __all__ = [
     "FedProx",
     "FedSGD",
     "Local",
+    "Quantized",
     "Sender",
     "SiteStrategy",
     "SplitTeacher",
     "TeacherStudent",
+    "Way",
 ]

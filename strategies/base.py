@@ -41,6 +41,8 @@ class SiteStrategy(Strategy, ABC):
     """Whether a site that did only a part of its steps still counts."""
     has_server_model: ClassVar[bool] = True
     """Whether the server holds the model, or one for each architecture, that sites receive and would deploy."""
+    changes: ClassVar[tuple[str, ...]] = ()
+    """Records of replies that are changes of the model themselves, such as gradients."""
     mixes: ClassVar[bool] = False
     """Whether sites may have different architectures."""
     uses_public: ClassVar[bool] = False

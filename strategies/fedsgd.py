@@ -14,6 +14,7 @@ class FedSGD(SiteStrategy):
     """
 
     action: ClassVar[str] = "train.gradient"
+    changes: ClassVar[tuple[str, ...]] = ("gradients",)
 
     def __init__(
         self,

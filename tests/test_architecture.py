@@ -41,7 +41,7 @@ ROOMS: dict[str, set[str]] = {
     | LEAVES
     | own("knowledge", "codec", "learning", "data.types"),
     "tracking": {"rich", "matplotlib", "wandb"} | own("errors"),
-    "config": {"hydra", "omegaconf"} | LEAVES | own("learning", "models"),
+    "config": {"hydra", "omegaconf"} | LEAVES | own("codec", "learning", "models"),
     "cli": {PACKAGE},
     "runtime": {"torch", "numpy", "ray", "flwr", PACKAGE},
 }

@@ -20,11 +20,11 @@ LARGEST = 1e18
 RAW = "fl_distill.raw"  # little-endian, in C order, without numpy's header of 128 bytes
 BFLOAT16 = "fl_distill.bfloat16"  # the same; numpy has no such type
 
-_TORCH = {
+BY_NAME = {
     str(np.dtype(name)): getattr(torch, name)
     for name in ("float16", "float32", "float64", "uint8", "int8", "int16", "int32", "int64", "bool")
 } | {"bfloat16": torch.bfloat16}
-_NAMES = {dtype: name for name, dtype in _TORCH.items()}
+NAME_OF = {dtype: name for name, dtype in BY_NAME.items()}
 
 
 @dataclass(frozen=True)
@@ -104,9 +104,9 @@ def _array_bytes(record: ArrayRecord) -> int:
 
 def _encode_one(name: str, tensor: Tensor, bare: bool) -> Array:
     tensor = tensor.detach().cpu().contiguous()
-    if tensor.dtype not in _NAMES:
+    if tensor.dtype not in NAME_OF:
         raise ValueError(f"tensor {name!r} has dtype {tensor.dtype}, which does not travel; convert it first")
-    dtype, shape = _NAMES[tensor.dtype], tuple(tensor.shape)
+    dtype, shape = NAME_OF[tensor.dtype], tuple(tensor.shape)
     if tensor.dtype == torch.bfloat16:
         return Array(dtype, shape, BFLOAT16, tensor.view(torch.int16).numpy().tobytes())
     if bare:
@@ -123,9 +123,9 @@ def _decode_one(name: str, array: Array, form: Form) -> Tensor:
     declared = Form(tuple(array.shape), array.dtype)
     if declared != form:
         raise BadUpdate(f"tensor {name!r} is {declared}, expected {form}")
-    if form.dtype not in _TORCH:
+    if form.dtype not in BY_NAME:
         raise BadUpdate(f"tensor {name!r} has dtype {form.dtype}, which does not travel")
-    dtype = _TORCH[form.dtype]
+    dtype = BY_NAME[form.dtype]
     offset = _data_offset(name, array, form)
     numel = math.prod(form.shape)
     if len(array.data) - offset != numel * dtype.itemsize:
@@ -136,7 +136,7 @@ def _decode_one(name: str, array: Array, form: Form) -> Tensor:
         return torch.empty(form.shape, dtype=dtype)
     tensor = torch.frombuffer(array.data, dtype=dtype, offset=offset).reshape(form.shape)
     if dtype.is_floating_point:
-        _check_numbers(name, tensor)
+        check_numbers(name, tensor)
     return tensor
 
 
@@ -171,7 +171,7 @@ def _npy_header(dtype: str, shape: tuple[int, ...]) -> bytes:
     return stream.getvalue()
 
 
-def _check_numbers(name: str, tensor: Tensor) -> None:
+def check_numbers(name: str, tensor: Tensor) -> None:
     # One pass settles it for all that is in order: NaN, infinity and huge numbers survive a norm.
     if torch.linalg.vector_norm(tensor) < LARGEST:
         return

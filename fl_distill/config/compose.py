@@ -1,5 +1,6 @@
 """From a command line of overrides to one resolved configuration, or to every fault in it at once."""
 
+import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,8 +19,11 @@ from omegaconf.errors import OmegaConfBaseException
 from ..errors import ConfigError
 from ..targets import TARGET, nearest
 
-OPEN_MAPS = ("per_site", "models", "collect.away")
+OPEN_MAPS = ("per_site", "models", "collect.away", "codec.sites")
 """Settings that hold names of the user's own (sites), which no default can list."""
+
+_WAY = re.compile(r"^codec\.(up|down)=(?!\{)")
+"""`codec.up=int8` is short for `codec.up.codec=int8`."""
 
 Config = dict[str, Any]
 _lock = threading.Lock()
@@ -101,7 +105,7 @@ def _parse(overrides: Sequence[str]) -> list[Override]:
     parser, parsed, faults = OverridesParser.create(), [], []
     for text in overrides:
         try:
-            parsed.append(parser.parse_override(text))
+            parsed.append(parser.parse_override(_WAY.sub(r"codec.\1.codec=", text)))
         except HydraException as error:
             faults.append(f"cannot read {text!r}: {_first_line(error)}")
     if faults:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
+from ..codec.ways import Codecs
 from ..errors import ConfigError
 from ..learning import Settings
 from ..models import build as model_build
@@ -33,6 +34,7 @@ def typed(config: Mapping[str, Any]) -> schema.Experiment:
             ("checkpoint", schema.Checkpoint),
             ("track", schema.Track),
             ("runtime", schema.Runtime),
+            ("codec", Codecs),
         )
     }
     faults += _component_faults(config)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..checks import number, positive, require, whole
+from ..codec.ways import Codecs
 from ..learning import Settings
 from ..stretches import stretches
 
@@ -186,6 +187,7 @@ class Experiment:
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     track: Track = field(default_factory=Track)
     runtime: Runtime = field(default_factory=Runtime)
+    codec: Codecs = field(default_factory=Codecs)
     log: str = "info"
     raw: Mapping[str, Any] = field(default_factory=dict)
 

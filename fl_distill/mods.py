@@ -1,0 +1,184 @@
+"""The site's half of quantized updates, as a Flower client mod: `ClientApp(mods=[quantized])`."""
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol, final
+
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
+from torch import Tensor
+
+from .codec import Schema, decode, encode, schema_of
+from .codec.budget import pack_within
+from .codec.chain import Chain, chain
+from .codec.layout import schema_of_tensors
+from .codec.wire import KEY, Head, codes_anything, is_packed, unpack
+from .errors import BadUpdate
+from .store import SiteStore
+from .strategies.coding import CODEC
+
+Call = Callable[[Message, Context], Message]
+Mod = Callable[[Message, Context, Call], Message]
+Tensors = Mapping[str, Tensor]
+
+BAD_CODE = 1003
+"""Error code of a site that cannot decode what arrived, or cannot encode its answer."""
+_ID = "fl_distill.id"
+
+
+class Memory(Protocol):
+    """What a site remembers from round to round, by kind."""
+
+    def load(self, kind: str, number: int) -> Tensors | None:
+        """What was saved of this kind in round `number`, or None."""
+
+    def save(self, kind: str, number: int, tensors: Tensors, needed_from: int) -> None:
+        """Remember; what no load of a round >= `needed_from` can ask for may be dropped."""
+
+
+@final
+class ContextMemory:
+    """In the context that Flower keeps for a node: survives rounds, and restarts where Flower's state does."""
+
+    def __init__(self, context: Context) -> None:
+        self._state = context.state
+
+    def load(self, kind: str, number: int) -> Tensors | None:
+        """What was saved of this kind in round `number`, or None."""
+        record = self._state.array_records.get(f"{CODEC}/{kind}/{number}")
+        return None if record is None else decode(record)
+
+    def save(self, kind: str, number: int, tensors: Tensors, needed_from: int) -> None:
+        """Remember; drop older rounds than `needed_from`."""
+        for key in [key for key in self._state.array_records if key.startswith(f"{CODEC}/{kind}/")]:
+            if int(key.rpartition("/")[2]) < needed_from:
+                del self._state[key]
+        self._state[f"{CODEC}/{kind}/{number}"] = encode(tensors)
+
+
+@final
+class FileMemory:
+    """In files of the site: survives whatever the file system survives."""
+
+    def __init__(self, folder: Path, site: str) -> None:
+        self._folder, self._site = folder, site
+
+    def load(self, kind: str, number: int) -> Tensors | None:
+        """What was saved of this kind in round `number`, or None."""
+        return self._store(kind).at(number)
+
+    def save(self, kind: str, number: int, tensors: Tensors, needed_from: int) -> None:
+        """Remember; drop older rounds than `needed_from`."""
+        self._store(kind).save(number, tensors, needed_from)
+
+    def _store(self, kind: str) -> SiteStore:
+        return SiteStore(self._folder, f"{self._site}/{kind}")
+
+
+def quantizing(memory_of: Callable[[Context], Memory]) -> Mod:
+    """A client mod that decodes what `Quantized` sends, and codes what the app answers as it was asked to."""
+
+    def mod(message: Message, context: Context, call_next: Call) -> Message:
+        orders = message.content.config_records.get(CODEC) if message.has_content() else None
+        if orders is None:
+            return call_next(message, context)
+        try:
+            site = _Site(dict(orders), memory_of(context))
+            site.receive(message)
+            reply = call_next(message, context)
+            if reply.has_content():
+                site.answer(reply)
+        except BadUpdate as fault:
+            return Message(Error(BAD_CODE, str(fault)), reply_to=message)
+        except OSError as error:
+            return Message(Error(BAD_CODE, f"the site cannot keep what it must: {error.strerror}"), reply_to=message)
+        return reply
+
+    return mod
+
+
+quantized: Mod = quantizing(ContextMemory)
+"""For any ClientApp: the two lines are `Quantized(strategy)` at the server and `mods=[quantized]` here."""
+
+
+class _Site:
+    """One message's worth of decoding and coding."""
+
+    def __init__(self, orders: Mapping[str, Any], memory: Memory) -> None:
+        self._orders, self._memory = orders, memory
+        self._received: dict[str, ArrayRecord] = {}
+        self._seconds = {"decode-s": 0.0, "encode-s": 0.0}
+
+    def receive(self, message: Message) -> None:
+        """Decode the message in place; remember the model where its next change will be against it."""
+        began = time.perf_counter()
+        records = dict(message.content)
+        del records[CODEC]
+        for key, record in message.content.array_records.items():
+            if is_packed(record):
+                head, tensors = unpack(record[KEY].data, lambda head, key=key: self._base(key, head))
+                records[key] = encode(tensors)
+                if self._orders["remember"]:
+                    self._remember(key, head, tensors)
+        message.content = RecordDict(records)
+        self._received = dict(message.content.array_records)
+        self._seconds["decode-s"] = time.perf_counter() - began
+
+    def answer(self, reply: Message) -> None:
+        """Code the reply in place."""
+        began, numbers = time.perf_counter(), {"nmse": 0.0, "numbers": 0, "coded-bytes": 0}
+        records = dict(reply.content)
+        for key, record in reply.content.array_records.items():
+            if codes_anything(schema := schema_of(record)) and (way := self._way(key, schema)) is not None:
+                records[key] = self._coded(key, decode(record), way, numbers)
+        self._seconds["encode-s"] = time.perf_counter() - began
+        told = {**numbers, **self._seconds}
+        reply.content = RecordDict({**records, CODEC: MetricRecord(told)})  # type: ignore[arg-type]
+
+    def _coded(self, key: str, tensors: Tensors, way: tuple[Chain, bool], numbers: dict[str, float]) -> ArrayRecord:
+        by, against = way
+        base = decode(self._received[key]) if against else None
+        kind, used = f"residual-{_safe(key)}", int(self._orders["used"])
+        left = self._memory.load(kind, used) if by.residual and used else None
+        head = Head(int(self._orders["round"]), self._orders[f"id/{key}"] if against else 0, 0, self._orders["seed"])
+        packed = pack_within(tensors, by, head, base, left["lost"] if left else None, self._orders["budget"] or None)
+        if by.residual:
+            self._memory.save(kind, head.round, {"lost": packed.lost}, self._needed_from(used))
+        numbers["nmse"] = packed.nmse
+        numbers["numbers"] += len(packed.lost)
+        numbers["coded-bytes"] += len(packed.data)
+        return packed.record()
+
+    def _way(self, key: str, schema: Schema) -> tuple[Chain, bool] | None:
+        """The codec of a record, and whether its change travels; None where it goes as it is."""
+        by, o = chain(self._orders["up"]), self._orders
+        if by is None:
+            return None
+        received = schema_of(self._received[key]) if f"id/{key}" in o and key in self._received else {}
+        same = {n: f.shape for n, f in schema.items()} == {n: f.shape for n, f in received.items()}
+        if o["weights"] and by.delta and same:
+            return by, True
+        if o["weights"] and by.delta and key not in o["changes"]:
+            whole = chain(o["full"])  # a model without a base
+            return None if whole is None else (whole, False)
+        return by, False
+
+    def _base(self, key: str, head: Head) -> Tensors:
+        kind, number = f"received-{_safe(key)}", int(self._orders.get(f"held/{key}", 0))
+        held = dict(self._memory.load(kind, number) or {})
+        if _ID not in held or int(held.pop(_ID)) != head.base:
+            raise BadUpdate(f"this site does not hold model {head.base:016x} of round {number}: send it whole")
+        return held
+
+    def _remember(self, key: str, head: Head, tensors: Tensors) -> None:
+        kept = {**tensors, _ID: torch.tensor(head.becomes)}
+        self._memory.save(f"received-{_safe(key)}", head.round, kept, self._needed_from(head.round))
+
+    def _needed_from(self, at_most: int) -> int:
+        resumable = int(self._orders["needed-from"])
+        return at_most if resumable < 0 else min(at_most, resumable)
+
+
+def _safe(key: str) -> str:
+    return "".join(letter if letter.isalnum() else "_" for letter in key)
