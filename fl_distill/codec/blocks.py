@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..checks import require, whole
 from ..errors import BadUpdate
-from .buffers import filled
+from .buffers import filled, room
 from .coder import About, Bytes, Grid, check_length
 from .packing import TILE, Raw, pack_tile, packed_length, unpack_tile
 
@@ -39,7 +39,7 @@ class Blocks(Grid):
         )
         self.bits, self.block = bits, block
         # Scales above it would make a number that float32 does not hold.
-        self.limit = float(np.nextafter(np.float32(LARGEST / top), np.float32(0)))
+        self.limit = float(np.nextafter(np.float32(LARGEST / max(1.0, top)), np.float32(0)))
 
     @abstractmethod
     def quantize(self, x: Tensor, about: About, first: int, scratch: Tensor, codes: Tensor) -> Tensor:
@@ -56,10 +56,10 @@ class Blocks(Grid):
     def _fill(self, x: Tensor, about: About, out: Raw) -> None:
         count = -(-len(x) // self.block)
         scales, packed = torch.from_numpy(out[: 4 * count].view(np.float32)), out[4 * count :]
-        scratch, room = torch.empty(min(len(x), TILE)), torch.empty(min(len(x), TILE), dtype=torch.uint8)
+        scratch, spare = torch.empty(min(len(x), TILE)), torch.empty(min(len(x), TILE), dtype=torch.uint8)
         for start in range(0, len(x), TILE):
             tile = x[start : start + TILE]
-            codes = torch.from_numpy(packed[start : start + len(tile)]) if self.bits == 8 else room[: len(tile)]
+            codes = torch.from_numpy(packed[start : start + len(tile)]) if self.bits == 8 else spare[: len(tile)]
             for low, high, width in self._parts(len(tile)):
                 rows, first = tile[low:high].view(-1, width), start + low
                 found = self.quantize(rows, about, first, scratch[low:high].view(-1, width), codes[low:high])
@@ -70,7 +70,7 @@ class Blocks(Grid):
     def decode(self, data: Bytes, about: About) -> Tensor:
         """Units times scales."""
         scales, packed = self._checked(data, about)
-        out = torch.empty(about.numel)
+        out = room(about.numel)
         for first, units in self._units(packed, about):
             here = slice(first // self.block, first // self.block + len(units))
             torch.mul(units, scales[here], out=out[first : first + units.numel()].view(units.shape))
@@ -113,10 +113,10 @@ class Blocks(Grid):
 
     def _codes(self, packed: Raw, count: int, start: int = 0) -> Iterator[tuple[int, Raw]]:
         """The place of each tile from number `start` and its codes, which the next one overwrites."""
-        room = np.empty(min(count, TILE), np.uint8)
+        spare = np.empty(min(count, TILE), np.uint8)
         for first in range(start, count, TILE):
             length = min(TILE, count - first)
-            codes = packed[first : first + length] if self.bits == 8 else room[:length]
+            codes = packed[first : first + length] if self.bits == 8 else spare[:length]
             if self.bits < 8:
                 unpack_tile(packed[first * self.bits // 8 :], self.bits, codes)
             yield first, codes

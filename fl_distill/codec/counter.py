@@ -4,8 +4,9 @@
     key            = mix(seed + (stream + 1) * 0x9E3779B97F4A7C15)
     word(place)    = mix(key  + (place  + 1) * 0x9E3779B97F4A7C15)        place = 0, 1, 2, ...
 
-That is splitmix64, started at `key`. Words are read as little-endian bytes, and a byte's lowest bit comes first. Stream 0
-holds the signs of rotations, one bit a number (1 is minus); stream 1 holds dithers, one byte a number.
+That is splitmix64, started at `key`. Words are read as little-endian bytes, and a byte's lowest bit comes first.
+Stream 0 holds the signs of rotations, one bit a number (1 is minus). Stream 1 holds dithers, one byte r a number:
+d = (r + 1/2) / 256 - 1/2, and r counts from 0 to 255.
 
 Source: Steele, Lea, Flood 2014, "Fast splittable pseudorandom number generators"; constants of Vigna's splitmix64.c.
 """
@@ -32,7 +33,9 @@ def words(seed: int, stream: int, first: int, count: int) -> NDArray[np.uint64]:
 
 def signs(seed: int, first: int, count: int) -> Tensor:
     """1 or -1 for the numbers from `first`, a multiple of 64: (count,) int8."""
-    bits = np.unpackbits(words(seed, SIGNS, first // 64, -(-count // 64)).view(np.uint8), count=count, bitorder="little")
+    bits = np.unpackbits(
+        words(seed, SIGNS, first // 64, -(-count // 64)).view(np.uint8), count=count, bitorder="little"
+    )
     np.left_shift(bits, 1, out=bits)
     return torch.from_numpy(np.subtract(np.uint8(1), bits, out=bits).view(np.int8))
 

@@ -1,7 +1,7 @@
 """Codes of 1 to 16 bits as bytes, in planes, so that packing is a few operations on whole vectors.
 
-A vector of codes is cut into tiles of 65536, the last one shorter, which follow one another. In a tile, a code's bits are
-cut, from the lowest up, into pieces of 8 as long as there are 8, then 4, 2, 1 as its width asks: 3 = 2 + 1, 4 = 4,
+A vector of codes is cut into tiles of 65536, the last one shorter, which follow one another. In a tile, a code's bits
+are cut, from the lowest up, into pieces of 8 as long as there are 8, then 4, 2, 1 as its width asks: 3 = 2 + 1, 4 = 4,
 12 = 8 + 4. Each piece has its plane, and the planes follow one another. The plane of pieces of w bits from m codes has
 k = ceil(m w / 8) bytes, and code number i k + j lies in byte j, bits i w to i w + w - 1: for 4 bits, low half and high
 half. Bits of codes that are not there are 0.
@@ -32,8 +32,8 @@ def pack(codes: Codes, bits: int) -> bytes:
 
 
 def unpack(data: Raw, bits: int, count: int) -> Codes:
-    """The codes of `packed_length` bytes, uint8 up to 8 bits and uint16 above; BadUpdate where bits behind are not 0."""
-    codes: Codes = np.empty(count, np.uint8 if bits <= 8 else np.uint16)
+    """The codes of `packed_length` bytes, uint16 above 8 bits; BadUpdate where bits behind the codes are not 0."""
+    codes = spare(count, bits)
     for first in range(0, count, TILE):
         unpack_tile(data[first * bits // 8 :], bits, codes[first : first + TILE])
     return codes
@@ -54,7 +54,7 @@ def pack_tile(codes: Codes, bits: int, out: Raw) -> None:
 
 
 def unpack_tile(data: Raw, bits: int, codes: Codes) -> None:
-    """One tile's codes from the front of `data`, as many as `codes` has room for; BadUpdate where bits behind are not 0."""
+    """As many of a tile's codes as fit in `codes`, from the front of `data`; BadUpdate where bits behind are not 0."""
     count, at = len(codes), 0
     for width, shift in _planes(bits):
         length = -(-count * width // 8)
@@ -71,6 +71,11 @@ def unpack_tile(data: Raw, bits: int, codes: Codes) -> None:
             else:
                 part[:] = piece[: len(part)]
         at += length
+
+
+def spare(count: int, bits: int) -> Codes:
+    """Memory for `count` codes."""
+    return np.empty(count, np.uint8) if bits <= 8 else np.empty(count, np.uint16)
 
 
 def _planes(bits: int) -> list[tuple[int, int]]:

@@ -1,8 +1,8 @@
-"""Evenly spaced levels with a scale a block: rounded to the nearest, at random, or with a dither that is taken off again.
+"""Evenly spaced levels with a scale a block: the nearest, one at random, or with a dither that is taken off again.
 
-`uniform` and `stochastic`: scale s = max |x| / q, q = 2^(bits - 1) - 1; level l = round(x / s), or round(x / s + d) with
-the dither d of `counter`, in -q .. q; the code is l + 2^(bits - 1), so that code 0 is not used; decoded s l. The error is
-at most s / 2, and below s at random with mean 0 (to s / 512, since dithers are bytes).
+`uniform` and `stochastic`: scale s = max |x| / q, q = 2^(bits - 1) - 1; level l = round(x / s), or round(x / s + d)
+with the dither d of `counter`, in -q .. q; the code is l + 2^(bits - 1), so that code 0 is not used; decoded s l. The
+error is at most s / 2; with dither it is below s and has mean 0, to s / 512 since dithers are bytes.
 
 `dither`: s = 2 max |x| / (2^bits - 1); code c = round(x / s + (2^bits - 1) / 2 + d), all 2^bits of them; decoded
 s (c - (2^bits - 1) / 2 - d). The error is s / 2 at most, and even in distribution whatever x is.
