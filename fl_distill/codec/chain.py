@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from ..targets import nearest
+from . import codebook, floats, lloydmax, ring, rotate, sign, uniform  # noqa: F401  (a step exists once it is imported)
 from .coder import Coder, Entropy, Grid, Transform, words
 from .presets import PRESETS
 
