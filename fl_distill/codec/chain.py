@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from ..targets import nearest
+from . import zstd  # noqa: F401  so that `words` finds these coders
 from .coder import Coder, Entropy, Grid, Transform, words
 from .presets import PRESETS
+from .step import Step  # noqa: F401  likewise
 
 NONE = "none"
 _WORD = re.compile(r"([a-z][a-z_]*)((?:\d+(?:\.\d+)?)(?:x\d+(?:\.\d+)?)*)?")
