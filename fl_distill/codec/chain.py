@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from ..targets import nearest
-from . import zstd  # noqa: F401  so that `words` finds these coders
+from . import classes, floats, low_rank, sparse, zstd  # noqa: F401  so that `words` finds these coders
 from .coder import Coder, Entropy, Grid, Transform, words
 from .presets import PRESETS
 from .step import Step  # noqa: F401  likewise

@@ -8,8 +8,8 @@ can do (Gish & Pierce 1968), and spends bits where the energy of a message is.
     nibbles = tile by tile of 65,536 numbers: byte i holds number i below number i + half, half = ceil(tile / 2)
 
 All little-endian. A nibble -8 says that the number is the next of `wide`, a wide -128 that it is the next of `long`.
-Numbers of a peaked distribution lie nearer to 0 than the middle of what rounds to the same code, on average by `shrink`,
-which decoding takes off again: up to a quarter less squared error on recorded updates.
+Numbers of a peaked distribution lie nearer to 0 than the middle of what rounds to the same code, by `shrink` on
+average, which decoding takes off again: up to a quarter less squared error on recorded updates.
 """
 
 import math
