@@ -65,13 +65,13 @@ def changes(place: str) -> dict[str, Tensor]:
 
 def row(said: str, tensors: Tensors) -> tuple[str, ...]:
     """One line of the table; dashes where the codec does not take such numbers."""
-    blank = ("–",) * (len(HEAD) - 2)
+    blank = ("–",) * (len(HEAD) - 1)
     if (made := chain(said)) is None:
-        return (said, "32.00", "0", *blank[:-1])
+        return (said, "32.00", "0", *blank[2:])
     try:
         return (said, *_measured(made, tensors))
     except (ValueError, BadUpdate) as error:
-        return (said, str(error).partition(";")[0], *blank)
+        return (f"{said} ({str(error).partition(';')[0]})", *blank)
 
 
 def _known(preset: str) -> bool:

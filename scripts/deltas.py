@@ -1,9 +1,9 @@
 """Record what one site changes in its model in one round of local training, for tests and comparisons of codecs.
 
-    FL_DISTILL_DATA=data python scripts/deltas.py FOLDER [NAME ...]
+    FL_DISTILL_DATA=data python scripts/deltas.py FOLDER [small] [NAME ...]
 
 writes FOLDER/deltas-NAME.safetensors, tensor by tensor as in the model: floating weights and running statistics after
-the round less those before it. Without names all of `RUNS`.
+the round less those before it. Without names all of `RUNS`; `small` leaves out the statistics, and writes float16.
 """
 
 import sys
@@ -55,12 +55,15 @@ def delta(run: Run, seed: int = 0) -> dict[str, Tensor]:
 
 
 def main(arguments: list[str]) -> int:
-    if not arguments or {*arguments[1:]} - RUNS.keys():
-        print(f"usage: python scripts/deltas.py FOLDER [{' '.join(RUNS)}]", file=sys.stderr)
+    names = [name for name in arguments[1:] if name != "small"]
+    if not arguments or {*names} - RUNS.keys():
+        print(f"usage: python scripts/deltas.py FOLDER [small] [{' '.join(RUNS)}]", file=sys.stderr)
         return 2
     torch.set_num_threads(1)
-    for name in arguments[1:] or RUNS:
+    for name in names or RUNS:
         found = delta(RUNS[name])
+        if "small" in arguments[1:]:
+            found = {name: t.half() for name, t in found.items() if "running" not in name}
         path = Path(arguments[0]) / f"deltas-{name}.safetensors"
         save_tensors(path, found, {"run": str(RUNS[name])})
         print(f"{path}: {sum(t.numel() for t in found.values())} numbers in {len(found)} tensors")
