@@ -425,10 +425,10 @@ def test_classes_keep_the_likeliest(sides: list[tuple[int, int]], k: int, value_
     )
     for p, found in zip(rows, torch.split(decoded, [n * c for n, c in sides]) if sides else (), strict=True):
         found = found.view(p.shape).double()
-        keep = p.argsort(1, descending=True, stable=True)[:, :k]
+        keep = p.argsort(dim=1, descending=True, stable=True)[:, :k]
         expected = torch.zeros_like(found).scatter(1, keep, p.double().gather(1, keep))
         torch.testing.assert_close(found.sum(1), torch.ones(len(p)).double())
-        torch.testing.assert_close(found, expected / expected.sum(1, keepdim=True), atol=2.1e-3, rtol=0)
+        torch.testing.assert_close(found, expected / expected.sum(1, keepdim=True), atol=4e-3, rtol=0)
 
 
 @pytest.mark.parametrize(
@@ -471,12 +471,17 @@ def test_a_budget_is_kept_and_used(path: Path, bits_each: float) -> None:
 
 
 def test_a_sample_is_enough_to_fit_a_budget() -> None:
-    x = torch.cat([recorded(path)[0] for path in RECORDED]).repeat(5)
+    # Wider layers of the same numbers, none of them twice.
+    x = torch.cat([recorded(path)[0] for path in RECORDED]).repeat_interleave(5)
+    x *= 1 + 0.3 * numbers("normal", len(x))
     budget = rate.parse_size("150kB")
     seen = rate.sample(x)
     assert 40_000 <= len(seen) <= rate.SAMPLE
-    spent = len(coder(rate.fitted("delta step0.5 zstd1", seen, len(x), budget)).encode(x, flat(x)))
-    assert spent == pytest.approx(budget, rel=0.1)
+    spent = [len(coder(rate.fitted("step", seen, len(x), budget)).encode(x, flat(x)))]
+    # Long layers compress better than few numbers of each tell; what the first try came to puts the second right.
+    spent.append(len(coder(rate.fitted("step", seen, len(x), budget * budget // spent[0])).encode(x, flat(x))))
+    assert 0.85 * budget < spent[0] < 1.02 * budget
+    assert spent[1] == pytest.approx(budget, rel=0.03)
 
 
 class Stairs(Exact):
@@ -504,9 +509,9 @@ def test_most_bits_that_fit(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_nothing_fits_into_too_little() -> None:
     x = numbers("normal", 1000)
-    with pytest.raises(ValueError, match="needs 1000 bytes, more than the budget of 999"):
+    with pytest.raises(ValueError, match="needs 120 bytes, more than the budget of 80"):
         rate.fitted("top0.5 float16", x, 100, 80)  # 50 numbers and where they are
-    with pytest.raises(ValueError, match="'step100 zstd1' needs .* budget of 10"):
+    with pytest.raises(ValueError, match="'delta step100 zstd1' needs .* budget of 10"):
         rate.fitted("step", x, 1000, 10)
     with pytest.raises(ValueError, match="whole number of bytes"):
         rate.fitted("step", x, 1000, 0)

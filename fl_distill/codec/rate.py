@@ -33,9 +33,9 @@ def sample(x: Tensor) -> Tensor:
 def fitted(said: str, seen: Tensor, numel: int, budget: int) -> str:
     """The text of a chain like `said` whose bytes for `numel` numbers are at most `budget`, and as near as may be.
 
-    Of a chain with `step` the width is found by bisection, from what the numbers `seen` (see `sample`) come to; encode
-    the whole and, should it be longer, ask again with a budget that is smaller by as much. Of one with bits, the most
-    that surely fit. Any other is taken as it is. ValueError where nothing fits, with the least possible.
+    Of a chain with `step` the width is found by bisection, from what the numbers `seen` (see `sample`) come to: of a
+    large model within a sixth, mostly too short. Where its bytes are then B, ask again with budget^2 / B. Of a chain
+    with bits, the most that surely fit; any other as it is. ValueError where nothing fits, with the least possible.
     """
     require((whole(budget), f"a budget must be a whole number of bytes >= 1, not {budget!r}"))
     said = PRESETS.get(said.strip(), said)
