@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from ..targets import nearest
-from . import codebook, floats, lloydmax, ring, rotate, sign, uniform  # noqa: F401  (a step exists once it is imported)
+# A step exists once it is imported.
+from . import classes, codebook, floats, lloydmax, low_rank, ring, rotate, sign, sparse, step, uniform, zstd  # noqa: F401
 from .coder import Coder, Entropy, Grid, Transform, words
 from .presets import PRESETS
 

@@ -1,0 +1,198 @@
+"""One step for a whole message: coarse whole numbers, most of them 0, for an entropy coder to shorten.
+
+Uniform quantization at high rate followed by an entropy coder is within 0.25 bits of what any code of single numbers
+can do (Gish & Pierce 1968), and spends bits where the energy of a message is.
+
+    bytes   = step (float32) | how many wide, how many long (uint32 each) | shrink (uint8, in 1/510 steps)
+              | nibbles | wide (int8) | long (int32)
+    nibbles = tile by tile of 65,536 numbers: byte i holds number i below number i + half, half = ceil(tile / 2)
+
+All little-endian. A nibble -8 says that the number is the next of `wide`, a wide -128 that it is the next of `long`.
+Numbers of a peaked distribution lie nearer to 0 than the middle of what rounds to the same code, by `shrink` on
+average, which decoding takes off again: up to a quarter less squared error on recorded updates.
+"""
+
+import math
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..checks import number, require
+from ..errors import BadUpdate
+from .coder import About, Bytes, Grid, check_length
+
+_HEAD = struct.Struct("<fIIB")
+_TILE = 1 << 16  # numbers whose scratch stays in the second-level cache
+_FLOAT, _LONG = torch.finfo(torch.float32), 2147483520  # the largest float32 that int32 holds
+_SLACK = 0.985  # of the step, for its rounding to 8 bits and for sums in float32
+_SHRINK = 1 / 510
+
+Bools = NDArray[np.bool_]
+
+
+@final
+class Step(Grid):
+    """q = round(x / D), x ~ sign(q) (|q| - s) D; D = width * rms(x), s = mean over q != 0 of |q| - |x| / D.
+
+    The squared error is about D^2 / 12 a number, less where most numbers are small.
+    """
+
+    word = "step"
+
+    def __init__(self, width: float = 0.5) -> None:
+        require((number(width, 1e-3, 100), f"step: the width must be from 0.001 to 100 times the rms, not {width}"))
+        self.width = float(width)
+
+    def encode(self, x: Tensor, about: About) -> bytes:
+        """Half a byte a number, and 1 or 5 more for one beyond 7 or 127 steps."""
+        step = _rounded(self.width * _rms(x))
+        nibbles = np.zeros((x.numel() + 1) // 2, np.uint8)
+        outside = _quantize(x, step, nibbles) if step else np.zeros(0, np.float32)
+        long = np.abs(outside) > 127
+        wide = np.where(long, np.float32(-128), outside).astype(np.int8)
+        head = _HEAD.pack(step, len(wide), int(np.count_nonzero(long)), _shrink(x, step) if step else 0)
+        return b"".join((head, nibbles.data, wide.tobytes(), outside[long].astype("<i4").tobytes()))
+
+    def decode(self, data: Bytes, about: About) -> Tensor:
+        """sign(q) (|q| - s) D."""
+        codes = self._read(data, about)
+        x = torch.empty(about.numel)
+        for start, levels in codes.tiles():
+            torch.mul(levels, codes.step / 16, out=x[start : start + len(levels)])
+        return x
+
+    def add(self, data: Bytes, about: About, into: Tensor, weight: float) -> None:
+        """`into` += `weight` sign(q) (|q| - s) D, tile by tile."""
+        codes = self._read(data, about)
+        for start, levels in codes.tiles():
+            into[start : start + len(levels)].add_(levels, alpha=weight * codes.step / 16)
+
+    def lengths(self, about: About) -> tuple[int, int]:
+        """By Chebyshev's inequality at most n / (7.5 width)^2 numbers are wide, and n / (127.5 width)^2 are long."""
+        n = about.numel
+        wide, long = (min(n, int(n / (_SLACK * level * self.width) ** 2)) for level in (7.5, 127.5))
+        least = _HEAD.size + (n + 1) // 2
+        return least, least + wide + 4 * long
+
+    def _read(self, data: Bytes, about: About) -> "_Codes":
+        """The parts of the bytes, every one of them checked."""
+        least, most = self.lengths(about)
+        if not least <= len(data) <= most:
+            raise BadUpdate(f"step has {len(data)} bytes, expected {least} to {most}")
+        step, wide, long, shrink = _HEAD.unpack_from(data)
+        check_length(data, least + wide + 4 * long, f"step with {wide} wide and {long} long numbers")
+        if not (step == 0 or _FLOAT.smallest_normal <= step <= _FLOAT.max):
+            raise BadUpdate(f"step: the step is {step}, expected a finite number that is not below 0")
+        body = np.frombuffer(data, np.uint8, offset=_HEAD.size)
+        nibbles, wides, longs = np.split(body, [(about.numel + 1) // 2, (about.numel + 1) // 2 + wide])
+        codes = _Codes(about.numel, step, shrink * _SHRINK, nibbles, wides.view(np.int8), longs.view("<i4"))
+        codes.check()
+        return codes
+
+
+@dataclass(frozen=True)
+class _Codes:
+    numel: int
+    step: float
+    shrink: float
+    nibbles: NDArray[np.uint8]
+    wide: NDArray[np.int8]
+    long: NDArray[np.int32]
+
+    def check(self) -> None:
+        """Raise `BadUpdate` unless there are as many wide and long numbers as are asked for, none of them too small."""
+        if self.step == 0 and (self.shrink or self.nibbles.any()):
+            raise BadUpdate("step: the step is 0, but not all numbers are")
+        if self.numel % 2 and self.nibbles[-1] >> 4:
+            raise BadUpdate("step: the last nibble stands for no number, and is not 0")
+        marked = sum(_marks(self.nibbles[at : at + _TILE]) for at in range(0, len(self.nibbles), _TILE))
+        if marked != len(self.wide):
+            raise BadUpdate(f"step: {marked} nibbles say that a number is wide, but {len(self.wide)} are")
+        deep = int(np.count_nonzero(self.wide == -128))
+        if deep != len(self.long):
+            raise BadUpdate(f"step: {deep} wide numbers say that they are long, but {len(self.long)} are")
+        if (np.abs(self.wide.astype(np.int16)) <= 7).any() or (np.abs(self.long.astype(np.int64)) <= 127).any():
+            raise BadUpdate("step: a number that fits a shorter form is wide or long")
+        largest = int(np.abs(self.long.astype(np.int64)).max(initial=128))
+        if largest * self.step > _FLOAT.max:
+            raise BadUpdate(f"step: {largest} steps of {self.step:g} are not finite in float32")
+
+    def tiles(self) -> Iterator[tuple[int, Tensor]]:
+        """(start, 16 sign(q) (|q| - s)) of tiles, all in the same memory.
+
+        Sixteen-fold, since a nibble in the upper half of a byte needs no other treatment for its sign.
+        """
+        outside = self.wide.astype(np.float32)
+        outside[self.wide == -128] = self.long
+        outside *= 16
+        levels, least, raw, taken = torch.empty(_TILE), torch.empty(_TILE), np.empty(_TILE, np.uint8), 0
+        for start in range(0, self.numel, _TILE):
+            count = min(_TILE, self.numel - start)
+            half = (count + 1) // 2
+            packed = self.nibbles[start // 2 : start // 2 + half]
+            np.left_shift(packed, 4, out=raw[:half])
+            np.bitwise_and(packed[: count - half], 0xF0, out=raw[half:count])
+            tile = levels[:count].copy_(torch.from_numpy(raw[:count].view(np.int8)))
+            marked = raw[:count] == 0x80
+            if found := int(np.count_nonzero(marked)):
+                tile.numpy()[marked] = outside[taken : taken + found]
+                taken += found
+            if self.shrink:
+                tile.sub_(torch.clamp(tile, -16 * self.shrink, 16 * self.shrink, out=least[:count]))
+            yield start, tile
+
+
+def _quantize(x: Tensor, step: float, nibbles: NDArray[np.uint8]) -> NDArray[Any]:
+    """Fill in the nibbles of round(x / step); those numbers that none holds, float32, in order."""
+    scaled, codes, outside = torch.empty(_TILE), torch.empty(_TILE, dtype=torch.int8), []
+    clipped = torch.empty(_TILE)
+    for start in range(0, x.numel(), _TILE):
+        tile = x[start : start + _TILE]
+        count = len(tile)
+        half = (count + 1) // 2
+        torch.mul(tile, 1 / step, out=scaled[:count]).round_()
+        codes[:count].copy_(torch.clamp(scaled[:count], -8, 8, out=clipped[:count]))
+        raw = codes.numpy().view(np.uint8)[:count]
+        raw &= 15  # which makes one nibble of 8 and -8
+        marked = raw == 8
+        if np.count_nonzero(marked):
+            outside.append(scaled.numpy()[:count][marked])
+        packed = nibbles[start // 2 : start // 2 + half]
+        np.left_shift(raw[half:], 4, out=packed[: count - half])
+        if count % 2:
+            packed[-1] = 0
+        packed |= raw[:half]
+    return np.clip(np.concatenate(outside), -_LONG, _LONG) if outside else np.zeros(0, np.float32)
+
+
+def _shrink(x: Tensor, step: float) -> int:
+    """s in units of 1/510, from at most 65,536 numbers at equal distances."""
+    few = x[:: max(1, math.ceil(x.numel() / _TILE))].abs() / step
+    q = few.round()
+    lost = (q - few)[q > 0].double()
+    return round(min(max(float(lost.mean()), 0.0), 0.5) / _SHRINK) if len(lost) else 0
+
+
+def _marks(packed: NDArray[np.uint8]) -> int:
+    return int(np.count_nonzero(packed & 0x0F == 0x08) + np.count_nonzero(packed & 0xF0 == 0x80))
+
+
+def _rms(x: Tensor) -> float:
+    """sqrt(sum x^2 / n); in float64 where squares leave float32."""
+    tiles = torch.split(x, _TILE)
+    total = math.fsum(torch.dot(tile, tile).item() for tile in tiles)
+    if not 1e-20 * len(x) < total < 1e37:
+        total = math.fsum(tile.double().square().sum().item() for tile in tiles)
+    return math.sqrt(total / max(1, len(x)))
+
+
+def _rounded(step: float) -> float:
+    """To 8 significant bits, so that a sum in another order, on another machine, gives the same; 0 stays 0."""
+    least, largest = _FLOAT.smallest_normal, torch.finfo(torch.bfloat16).max
+    return float(torch.tensor(min(max(step, least), largest), dtype=torch.bfloat16)) if step else 0.0
