@@ -50,7 +50,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with safe_open(str(path), "pt") as file:
             metadata = dict(file.metadata() or {})
-            held = {*file.keys()}  # noqa: SIM118
+            held = {*file.keys()}
             ordered = [name for name in json.loads(metadata.pop(_ORDER, "[]")) if name in held]
             return {name: file.get_tensor(name) for name in [*ordered, *sorted(held - {*ordered})]}, metadata
     except SafetensorError as error:

@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import Any, Protocol, final
 
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, Context, Error, Message, MetricRecord, RecordDict
 from torch import Tensor
 
 from .codec import Schema, decode, encode, schema_of
 from .codec.budget import pack_within
 from .codec.chain import Chain, chain
-from .codec.layout import schema_of_tensors
 from .codec.wire import KEY, Head, codes_anything, is_packed, unpack
 from .errors import BadUpdate
 from .store import SiteStore

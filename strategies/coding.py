@@ -11,8 +11,8 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDic
 from torch import Tensor
 
 from ..codec import Schema, decode, encode, schema_of
-from ..codec.chain import chain
 from ..codec.budget import pack_within
+from ..codec.chain import chain
 from ..codec.layout import schema_id
 from ..codec.ways import Codecs
 from ..codec.wire import KEY, Head, Packed, codes_anything, is_packed, unpack

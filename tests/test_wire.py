@@ -132,7 +132,7 @@ def test_a_message_needs_the_model_that_it_changes() -> None:
 def test_the_one_array_cannot_be_taken_for_numbers() -> None:
     record = coded("int8")[0].record()
     assert is_packed(record)
-    with pytest.raises(TypeError, match="stype"):
+    with pytest.raises(TypeError, match="Unsupported serialization type"):
         record["packed"].numpy()
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from ..targets import nearest
+
 # A step exists once it is imported.
 from . import classes, codebook, floats, lloydmax, low_rank, ring, rotate, sign, sparse, step, uniform, zstd  # noqa: F401
 from .coder import Coder, Entropy, Grid, Transform, words

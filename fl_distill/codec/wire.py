@@ -88,7 +88,9 @@ def codes_anything(schema: Schema) -> bool:
     return any(codable(form) for form in schema.values())
 
 
-def pack(tensors: Tensors, by: Chain, head: Head, base: Tensors | None = None, residual: Tensor | None = None) -> Packed:
+def pack(
+    tensors: Tensors, by: Chain, head: Head, base: Tensors | None = None, residual: Tensor | None = None
+) -> Packed:
     """Code tensors, or where there is a `base` of the same form their change against it.
 
     `residual` is added to what is coded, where it is as long. Raises `BadUpdate` that names the tensor which holds NaN
@@ -103,7 +105,9 @@ def pack(tensors: Tensors, by: Chain, head: Head, base: Tensors | None = None, r
         vector = vector + residual
     raw, about_half = plan.raw(tensors), plan.about(HALF)
     halves, payload = _HALF.encode(plan.vector(HALF, tensors, base), about_half), by.coder.encode(vector, about)
-    head = replace(head, becomes=head.becomes or derive(head.base, head.round, *map(zlib.crc32, (raw, halves, payload))))
+    head = replace(
+        head, becomes=head.becomes or derive(head.base, head.round, *map(zlib.crc32, (raw, halves, payload)))
+    )
     said = by.text.encode()
     own_schema = base is None or schema_of_tensors(base) != plan.schema
     names = schema_bytes(plan.schema) if own_schema else b""
