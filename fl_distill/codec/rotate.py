@@ -1,6 +1,6 @@
 """A random rotation in blocks: it spreads a vector's energy evenly, so that a grid of few levels fits all of it.
 
-Each block of d = 2^k numbers becomes H (s * x) / sqrt(d): s are random signs, stream 0 of `counter`, sign i for number i
+Each block of d numbers becomes H (s * x) / sqrt(d): s are random signs, stream 0 of `counter`, sign i for number i
 of the vector; H is Sylvester's Hadamard matrix, H[i, j] = (-1)^(how many bits i and j share). The vector is padded with
 zeros to whole blocks; where it is shorter than one, to the next power of 2, which is then the block.
 
