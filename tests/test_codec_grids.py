@@ -375,6 +375,15 @@ def test_codes_past_the_codebook_are_refused_before_a_number_is_added(sentence: 
     assert not into.any()
 
 
+@pytest.mark.parametrize("place", [0, packing.TILE - 1, packing.TILE])
+def test_codes_past_the_codebook_are_found_in_every_tile(place: int) -> None:
+    x = normal(LONG)
+    data = bytearray(coder("uniform8x256").encode(x, about(x)))
+    data[place - LONG] = 0
+    with pytest.raises(BadUpdate, match=f"code {place} is below 1"):
+        coder("uniform8x256").decode(data, about(x))
+
+
 @pytest.mark.parametrize("sentence", ["uniform4x64", "sign", "ring8x16", "lloydmax3"])
 def test_bits_behind_the_codes_are_refused(sentence: str) -> None:
     x = normal(packing.TILE + 1)
