@@ -375,6 +375,16 @@ def test_codes_past_the_codebook_are_refused_before_a_number_is_added(sentence: 
     assert not into.any()
 
 
+def test_a_rotation_that_would_overflow_is_refused() -> None:
+    x = normal(5000)
+    data = bytearray(coder("rotate uniform8x256").encode(x, about(x)))
+    data[:4] = np.array([1e36], "<f4").tobytes()
+    into = torch.zeros(5000)
+    with pytest.raises(BadUpdate, match="rotate holds a number above"):
+        coder("rotate uniform8x256").add(data, about(x), into, 1.0)
+    assert not into.any()
+
+
 @pytest.mark.parametrize("place", [0, packing.TILE - 1, packing.TILE])
 def test_codes_past_the_codebook_are_found_in_every_tile(place: int) -> None:
     x = normal(LONG)

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from ..checks import require
-from .blocks import power
+from ..errors import BadUpdate
+from .blocks import LARGEST, power
 from .buffers import room
 from .coder import About, Bytes, Coder, Transform
 from .counter import signs
@@ -61,6 +62,8 @@ class Rotate(Transform):
         """`into` += `weight` * s * (H y) / sqrt(block), a tile at a time."""
         count, block = self._padded(about.numel)
         y = self.inner.decode(data, about.flat(count))
+        if count and max(-float(y.min()), float(y.max())) > LARGEST / block:
+            raise BadUpdate(f"rotate holds a number above {LARGEST / block:.6g}, which would overflow when turned back")
         scratch = torch.empty(min(count, TILE))
         for start in range(0, about.numel, TILE):
             tile = into[start : start + TILE]
