@@ -96,7 +96,7 @@ def normalised(x: Tensor, out: Tensor) -> Tensor:
     root = math.sqrt(x.shape[1])
     norm = torch.linalg.vector_norm(x, dim=1)
     odd = ~((norm > _LOW) & (norm < _HIGH))
-    size = norm.double() / root
+    size: Tensor = norm.double() / root
     torch.mul(x, (1 / size).float()[:, None], out=out)
     if odd.any():
         exact = x[odd].double()

@@ -1,6 +1,6 @@
 """Codes of 1 to 16 bits as bytes, in planes, so that packing is a few operations on whole vectors.
 
-A vector of codes is cut into tiles of 65536, the last one shorter, which follow one another. In a tile, a code's bits
+A vector of codes is cut into tiles of 262144, the last one shorter, which follow one another. In a tile, a code's bits
 are cut, from the lowest up, into pieces of 8 as long as there are 8, then 4, 2, 1 as its width asks: 3 = 2 + 1, 4 = 4,
 12 = 8 + 4. Each piece has its plane, and the planes follow one another. The plane of pieces of w bits from m codes has
 k = ceil(m w / 8) bytes, and code number i k + j lies in byte j, bits i w to i w + w - 1: for 4 bits, low half and high
@@ -15,7 +15,7 @@ from ..errors import BadUpdate
 Codes = NDArray[np.uint8] | NDArray[np.uint16]
 Raw = NDArray[np.uint8]
 
-TILE = 1 << 16
+TILE = 1 << 18
 
 
 def packed_length(count: int, bits: int) -> int:
@@ -40,7 +40,7 @@ def unpack(data: Raw, bits: int, count: int) -> Codes:
 
 
 def pack_tile(codes: Codes, bits: int, out: Raw) -> None:
-    """One tile's codes, at most 65536, into the front of `out`."""
+    """One tile's codes, at most 262144, into the front of `out`."""
     count, at = len(codes), 0
     for width, shift in _planes(bits):
         length = -(-count * width // 8)

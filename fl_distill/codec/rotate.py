@@ -1,6 +1,6 @@
 """A random rotation in blocks: it spreads a vector's energy evenly, so that a grid of few levels fits all of it.
 
-Each block of d = 2^k numbers becomes H (s * x) / sqrt(d): s are random signs, stream 0 of `counter`, sign i for number i
+Each block of d numbers becomes H (s * x) / sqrt(d): s are random signs, stream 0 of `counter`, sign i for number i
 of the vector; H is Sylvester's Hadamard matrix, H[i, j] = (-1)^(how many bits i and j share). The vector is padded with
 zeros to whole blocks; where it is shorter than one, to the next power of 2, which is then the block.
 
@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from ..checks import require
-from .blocks import power
+from ..errors import BadUpdate
+from .blocks import LARGEST, power
 from .buffers import room
 from .coder import About, Bytes, Coder, Transform
 from .counter import signs
@@ -61,6 +62,8 @@ class Rotate(Transform):
         """`into` += `weight` * s * (H y) / sqrt(block), a tile at a time."""
         count, block = self._padded(about.numel)
         y = self.inner.decode(data, about.flat(count))
+        if count and max(-float(y.min()), float(y.max())) > LARGEST / block:
+            raise BadUpdate(f"rotate holds a number above {LARGEST / block:.6g}, which would overflow when turned back")
         scratch = torch.empty(min(count, TILE))
         for start in range(0, about.numel, TILE):
             tile = into[start : start + TILE]
