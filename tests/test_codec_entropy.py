@@ -131,7 +131,7 @@ def check(made: Coder, x: Tensor, about: About) -> Tensor:
     scale = float(decoded.abs().max()) if len(x) else 0.0
     into = torch.full_like(x, scale)
     made.add(data, about, into, -0.25)
-    torch.testing.assert_close(into, scale - 0.25 * decoded, rtol=1e-6, atol=1e-6 * scale)
+    torch.testing.assert_close(into, scale - 0.25 * decoded, rtol=1e-6, atol=1e-6 * scale + 1e-44)
     assert torch.equal(x, before)
     return decoded
 

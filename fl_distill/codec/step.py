@@ -160,9 +160,7 @@ def _quantize(x: Tensor, step: float, nibbles: NDArray[np.uint8]) -> NDArray[Any
         codes[:count].copy_(torch.clamp(scaled[:count], -8, 8, out=clipped[:count]))
         raw = codes.numpy().view(np.uint8)[:count]
         raw &= 15  # which makes one nibble of 8 and -8
-        marked = raw == 8
-        if np.count_nonzero(marked):
-            outside.append(scaled.numpy()[:count][marked])
+        outside.append(scaled.numpy()[:count][raw == 8])
         packed = nibbles[start // 2 : start // 2 + half]
         np.left_shift(raw[half:], 4, out=packed[: count - half])
         if count % 2:
