@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, final
 
@@ -116,7 +117,7 @@ class _Site:
         del records[CODEC]
         for key, record in message.content.array_records.items():
             if is_packed(record):
-                head, tensors = unpack(record[KEY].data, lambda head, key=key: self._base(key, head))
+                head, tensors = unpack(record[KEY].data, partial(self._base, key))
                 records[key] = encode(tensors)
                 if self._orders["remember"]:
                     self._remember(key, head, tensors)

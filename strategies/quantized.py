@@ -1,9 +1,10 @@
 """Any Flower strategy, with fewer bytes: `Quantized(FedAdam(), up="int8", down="int8")`."""
 
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, final
 
-from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MetricRecord
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
@@ -11,17 +12,14 @@ from ..codec.ways import Codecs, Way, way
 from ..errors import BadUpdate
 from .coding import Coding
 
-BAD_REPLY = 1004
-"""Error code under which a strategy sees a reply that could not be decoded."""
-
 
 @final
 class Quantized(Strategy):
     """Wraps a strategy, of this package or of Flower: what it sends is coded, what it receives is decoded.
 
     `up`, `down`: a preset, or a sentence such as `delta residual rotate lloydmax2`; or a `Way` with a number of bytes.
-    Clients need the mod `fl_distill.mods.quantized`. A reply that cannot be decoded reaches the strategy as an error.
-    Faults of the sites of the last round are in `faults`.
+    Clients need the mod `fl_distill.mods.quantized`. The strategy does not see a reply that cannot be decoded;
+    `faults` says why, by node, for the last round.
     """
 
     def __init__(
@@ -84,11 +82,6 @@ class Quantized(Strategy):
                 yield self.coding.incoming(reply)
             except BadUpdate as fault:
                 self.faults[reply.metadata.src_node_id] = str(fault)
-                yield failed(reply, str(fault))
+                logging.getLogger("flwr").warning("node %s: %s", reply.metadata.src_node_id, fault)
             else:
                 heard(reply.metadata.src_node_id)
-
-
-def failed(reply: Message, reason: str) -> Message:
-    """The reply as an error, as if its sender had failed."""
-    return Message(error=Error(BAD_REPLY, reason), metadata=reply.metadata)

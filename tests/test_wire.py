@@ -4,12 +4,13 @@ import random
 import struct
 import tracemalloc
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -18,10 +19,19 @@ from fl_distill.codec.layout import TINY, layout, schema_of_tensors
 from fl_distill.codec.presets import PRESETS
 from fl_distill.codec.wire import Head, Packed, is_packed, pack, unpack
 from fl_distill.errors import BadUpdate
+from fl_distill.files import load_tensors
 
 CORPUS = Path(__file__).parent / "data" / "wire"
 HEAD = Head(round=7, base=0, seed=99)
 WEIGHTS = {name: chain(name) for name in PRESETS}
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def model(seed: int = 0) -> dict[str, Tensor]:
@@ -110,6 +120,7 @@ def test_what_is_not_finite_is_refused_by_name(number: float) -> None:
         pack(bad, by, HEAD)
 
 
+@settings(max_examples=60)
 @given(st.lists(st.integers(0, 40), max_size=3), st.sampled_from(sorted(PRESETS)), st.integers(0, 2**63 - 1))
 def test_any_shape_travels(shape: list[int], name: str, seed: int) -> None:
     by = WEIGHTS[name]
@@ -143,7 +154,7 @@ def test_the_one_array_cannot_be_taken_for_numbers() -> None:
         (4, b"\x09", "version"),
         (5, b"\x07", "flags"),
         (8, b"\0\0\0\0", "schema"),
-        (40, struct.pack("<I", 2**31), "says"),
+        (52, struct.pack("<Q", 2**31), "says"),
     ],
 )
 def test_a_damaged_head_is_refused_by_field(at: int, value: bytes, field: str) -> None:
@@ -221,9 +232,9 @@ def storm(count: int, seed: int) -> tuple[int, int]:
 
 
 def test_mutated_messages_are_decoded_or_refused() -> None:
-    decoded, refused = storm(2_000, 1)
+    decoded, refused = storm(600, 1)
     assert decoded > 20
-    assert refused > 200
+    assert refused > 100
 
 
 @pytest.mark.slow
@@ -232,11 +243,14 @@ def test_a_hundred_thousand_mutated_messages_are_decoded_or_refused() -> None:
     storm(100_000, 2)
 
 
-@pytest.mark.parametrize("path", sorted(CORPUS.glob("*.bin")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(CORPUS.glob("mutated-*.bin")), ids=lambda path: path.stem)
 def test_the_corpus_is_decoded_or_refused(path: Path) -> None:
     settles(path.read_bytes(), coded("int8", change=True)[2])
 
 
-@pytest.mark.parametrize("path", sorted(CORPUS.glob("vector-*.bin")), ids=lambda path: path.stem)
-def test_messages_of_other_days_are_still_read(path: Path) -> None:
-    assert settles(path.read_bytes(), coded("int8", change=True)[2])
+@pytest.mark.parametrize("name", PRESETS)
+def test_messages_of_other_days_are_read_as_they_were(name: str) -> None:
+    base = load_tensors(CORPUS / "base.safetensors")[0]
+    back = read((CORPUS / f"vector-{name}.bin").read_bytes(), base)
+    for key, tensor in load_tensors(CORPUS / f"vector-{name}.safetensors")[0].items():
+        assert torch.allclose(back[key].double(), tensor.double(), rtol=1e-5, atol=1e-6)

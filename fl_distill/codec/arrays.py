@@ -172,6 +172,7 @@ def _npy_header(dtype: str, shape: tuple[int, ...]) -> bytes:
 
 
 def check_numbers(name: str, tensor: Tensor) -> None:
+    """Raise `BadUpdate` where a floating tensor holds NaN, infinity or a number beyond `LARGEST`."""
     # One pass settles it for all that is in order: NaN, infinity and huge numbers survive a norm.
     if torch.linalg.vector_norm(tensor) < LARGEST:
         return

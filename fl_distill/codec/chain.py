@@ -33,6 +33,7 @@ class Chain:
 
 
 SOURCES = ("delta", "residual", "keep")
+KINDS: tuple[type, ...] = (Transform, Grid, Entropy)
 
 
 def chain(said: str | Sequence[str]) -> Chain | None:
@@ -54,36 +55,34 @@ def _parsed(text: str) -> Chain:
         raise ValueError(f"a codec has at most {_LONGEST} characters, not {len(text)}")
     parts = text.split()
     sources = [part for part in parts if part in SOURCES]
-    steps = [part for part in parts if part not in SOURCES]
-    if parts != [*sources, *steps] or len({*sources}) < len(sources):
+    steps = parts[len(sources) :]
+    if any(part in SOURCES for part in steps) or len({*sources}) < len(sources):
         raise ValueError(f"codec {text!r}: {', '.join(SOURCES)} come first, each once")
-    kinds = [_kind(step) for step in steps]
-    order = [kind for _, kind in kinds]
-    grids = order.count(Grid)
-    if grids != 1 or order != sorted(order, key=[Transform, Grid, Entropy].index):
+    classes_of = [_class(part) for part in steps]
+    kinds = [next(kind for kind in KINDS if issubclass(cls, kind)) for cls in classes_of]
+    if kinds.count(Grid) != 1 or kinds != sorted(kinds, key=KINDS.index):
         raise ValueError(f"codec {text!r}: transforms come first, then one grid, then an entropy coder")
-    grid = order.index(Grid)
-    coder = _made(kinds[grid][0], steps[grid])
-    for (cls, _), step in zip([*kinds[:grid][::-1], *kinds[grid + 1 :]], [*steps[:grid][::-1], *steps[grid + 1 :]]):
-        coder = _made(cls, step, coder)
+    grid = kinds.index(Grid)
+    coder = _made(classes_of[grid], steps[grid])
+    for at in [*range(grid)[::-1], *range(grid + 1, len(steps))]:
+        coder = _made(classes_of[at], steps[at], coder)
     return Chain(text, coder, **{source: source in sources for source in SOURCES})
 
 
-def _kind(step: str) -> tuple[type[Coder], type[Coder]]:
-    found = _WORD.fullmatch(step)
-    for kind in (Transform, Grid, Entropy):
-        if found and found[1] in words(kind):
-            return words(kind)[found[1]], kind
-    known = [*PRESETS, *SOURCES, *(word for kind in (Transform, Grid, Entropy) for word in words(kind))]
-    word = found[1] if found else step
-    raise ValueError(f"codec: there is no step {step!r}{nearest(word, known)}; steps are {', '.join(sorted(known))}")
+def _class(part: str) -> type[Coder]:
+    found = _WORD.fullmatch(part)
+    known = words(Coder)  # type: ignore[type-abstract]
+    if found and found[1] in known:
+        return known[found[1]]
+    names = sorted([*PRESETS, *SOURCES, *known])
+    raise ValueError(f"there is no codec or step {part!r}{nearest(found[1] if found else part, names)[:60]}")
 
 
-def _made(cls: type[Coder], step: str, *inner: Coder) -> Coder:
-    found = _WORD.fullmatch(step)
+def _made(cls: type[Coder], part: str, *inner: Coder) -> Coder:
+    found = _WORD.fullmatch(part)
     texts = found[2].split("x") if found and found[2] else []
     numbers = [float(text) if "." in text else int(text) for text in texts]
     try:
-        return cls(*inner, *numbers)  # type: ignore[arg-type]
+        return cls(*inner, *numbers)
     except TypeError as error:
-        raise ValueError(f"codec: {step!r} has too many numbers, or too few") from error
+        raise ValueError(f"codec: {part!r} has too many numbers, or too few") from error

@@ -2,7 +2,6 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -86,8 +85,7 @@ def check_length(data: Bytes, expected: int, what: str) -> None:
 
 def words(kind: type[Coder]) -> dict[str, type[Coder]]:
     """Every final class below `kind`, by its word."""
-    below: Sequence[type[Coder]] = kind.__subclasses__()
-    found = {cls.word: cls for cls in below if cls.word}
-    for cls in below:
-        found |= words(cls)
+    found: dict[str, type[Coder]] = {}
+    for cls in kind.__subclasses__():
+        found |= ({cls.word: cls} if cls.word else {}) | words(cls)
     return found

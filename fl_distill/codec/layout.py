@@ -21,7 +21,7 @@ Tensors = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class Layout:
-    """How each tensor travels: as it is (integers, tiny ones), as float16 (with `keep`), or coded."""
+    """How each tensor travels: as it is (integers, tiny ones), as float16 (vectors, edges kept), or coded."""
 
     schema: Schema
     modes: Mapping[str, int]
@@ -70,6 +70,8 @@ class Layout:
             if base is not None:
                 part = part.add_(base[name].detach().to(torch.float32))
             found[name] = part.to(BY_NAME[form.dtype])
+            if found[name].numel():
+                check_numbers(name, found[name])
         return found
 
 
@@ -79,13 +81,17 @@ def schema_of_tensors(tensors: Tensors) -> dict[str, Form]:
 
 
 def layout(schema: Schema, keep: bool) -> Layout:
-    """How tensors of this schema travel; with `keep`, first and last layer and vectors stay float16."""
+    """How tensors of this schema travel; with `keep`, first and last layer stay float16.
+
+    Beside matrices, vectors are few and tender (biases, scales, running variances whose size would hide the weights
+    from a common step): they travel as float16.
+    """
     modes = {name: CODED if codable(form) else RAW for name, form in schema.items()}
-    if keep:
-        matrices = [name for name, mode in modes.items() if mode == CODED and len(schema[name].shape) > 1]
-        edges = {*matrices[:1], *matrices[-1:]}
-        modes |= {n: HALF for n, m in modes.items() if m == CODED and (n in edges or len(schema[n].shape) < 2)}
-    return Layout(schema, modes)
+    matrices = [name for name, mode in modes.items() if mode == CODED and len(schema[name].shape) > 1]
+    kept = {*matrices[:1], *matrices[-1:]} if keep else set()
+    if matrices:
+        kept |= {name for name, mode in modes.items() if mode == CODED} - {*matrices}
+    return Layout(schema, {**modes, **dict.fromkeys([name for name in modes if name in kept], HALF)})
 
 
 def codable(form: Form) -> bool:
@@ -105,7 +111,7 @@ def schema_id(schema: Schema) -> int:
 
 def form_bytes(form: Form) -> int:
     """Bytes of a tensor as it is."""
-    return math.prod(form.shape) * BY_NAME[form.dtype].itemsize
+    return math.prod(form.shape) * int(BY_NAME[form.dtype].itemsize)
 
 
 def _bytes(tensor: Tensor) -> bytes:

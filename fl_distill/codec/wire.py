@@ -1,4 +1,4 @@
-"""The wire form of coded tensors: one self-describing array of bytes a message; `docs/wire.md` tells it byte by byte."""
+"""The wire form of coded tensors: one self-describing array of bytes a message; byte by byte in `docs/wire.md`."""
 
 import json
 import math
