@@ -2,9 +2,7 @@
 
 import pytest
 
-from .conftest import Launch, same
-
-MIX = ("models=[mlp,cnn,gru,vit]", "sites=8", "public=0.3")
+from .conftest import Launch
 
 
 def test_the_default_experiment_is_worth_it(launch: Launch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -23,36 +21,19 @@ def test_the_default_experiment_is_worth_it(launch: Launch, capsys: pytest.Captu
 
 @pytest.mark.parametrize("rule", ["era", "median", "vote"])
 def test_any_rule_lifts_mixed_models_over_local_training(launch: Launch, rule: str) -> None:
-    done = launch("strategy=fedmd", f"combine={rule}", *MIX, "rounds=9", "strategy.warmup=4", "runtime.workers=2")
+    mix = ("models=[mlp,gru]", "sites=8", "public=0.3")
+    work = ("rounds=9", "strategy.warmup=4", "evaluate.sites_every=9", "runtime.workers=2")
+    done = launch("strategy=fedmd", f"combine={rule}", *mix, *work)
     assert done.summary["gain"] > 0.05
 
 
 def test_only_scores_travel(launch: Launch) -> None:
-    done = launch("strategy=fedmd", *MIX, "rounds=2", "strategy.examples=50", "strategy.warmup=0")
+    mix = ("models=[mlp,cnn,gru,vit]", "public=0.3", "evaluate.alone=false")
+    done = launch("strategy=fedmd", *mix, "rounds=2", "strategy.examples=50", "strategy.warmup=0")
     logits = 50 * 10 * 2
     for entry in done.rows[-1]["sites"].values():
         assert logits < entry["bytes_up"] < logits + 700
         assert logits < entry["bytes_down"] < logits + 700
-
-
-def test_fedmd_gives_the_same_with_any_number_of_workers_and_after_resuming(launch: Launch) -> None:
-    from fl_distill import cli
-
-    base = (
-        "strategy=fedmd",
-        *MIX,
-        "strategy.pretrain_epochs=1",
-        "strategy.warmup=1",
-        "collect.fraction=0.6",
-        "checkpoint.every=2",
-    )
-    one, two = launch(*base, "rounds=5"), launch(*base, "rounds=5", "runtime.workers=2")
-    assert one.rows == two.rows
-    resumed = launch(*base, "rounds=3")
-    assert cli.run([f"resume={resumed.folder}", "rounds=5", "log=quiet"]) == 0
-    assert resumed.rows == one.rows
-    for site in ("site-0", "site-3"):
-        assert same(resumed.weights(site), one.weights(site))
 
 
 def test_fedmd_without_a_public_set_says_so(launch: Launch, capsys: pytest.CaptureFixture[str]) -> None:

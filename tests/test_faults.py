@@ -85,13 +85,13 @@ def test_a_site_that_does_not_exist(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_training_that_diverges_costs_the_site_the_round(launch: Launch) -> None:
-    done = launch("per_site.site-1.lr=1e30", "local.momentum=0.0")
+    done = launch("per_site.site-1.lr=1e30", "local.momentum=0.0", "model=mlp")
     assert all("training diverged" in row["failures"]["site-1"] for row in done.rows)
     assert done.summary["server_accuracy"] > 0.2
 
 
 def test_a_site_that_raises_is_named_and_its_text_stays_at_home(launch: Launch) -> None:
-    done = launch("per_site.site-2.device=toaster")
+    done = launch("per_site.site-2.device=toaster", "model=mlp")
     reason = done.rows[0]["failures"]["site-2"]
     assert "RuntimeError" in reason
     assert "toaster" not in reason
@@ -100,14 +100,16 @@ def test_a_site_that_raises_is_named_and_its_text_stays_at_home(launch: Launch) 
 
 
 def test_too_few_results_stop_the_run_with_everything_saved(launch: Launch, capsys: pytest.CaptureFixture[str]) -> None:
-    done = launch("per_site.site-2.device=toaster", "collect.min_results=4", code=1)
+    done = launch("per_site.site-2.device=toaster", "collect.min_results=4", "model=mlp", code=1)
     assert "collect.min_results=4" in capsys.readouterr().err
     assert done.summary["status"] == "stopped"
     assert "site-2" in done.rows[0]["failures"]
 
 
 def test_a_site_beyond_the_timeout_costs_only_itself(launch: Launch) -> None:
-    done = launch("per_site.site-1.steps=100000000", "collect.timeout_s=3", "runtime.workers=2", "rounds=2")
+    done = launch(
+        "per_site.site-1.steps=100000000", "collect.timeout_s=3", "runtime.workers=2", "rounds=2", "local.epochs=1"
+    )
     assert "no reply within 3 s" in done.rows[0]["failures"]["site-1"]
     assert [set(row["failures"]) for row in done.rows] == [{"site-1"}, {"site-1"}]
 
@@ -160,7 +162,15 @@ def test_a_full_disk_stops_the_run_and_it_can_go_on(tmp_path: Path, launch: Laun
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", disk], capture_output=True)
     if mounted.returncode:
         pytest.skip("this machine does not let tests mount a small disk")
-    small = ("runtime=local", "runtime.workers=0", "rounds=6", "sites=4", "track.plots=false", "log=quiet")
+    small = (
+        "runtime=local",
+        "runtime.workers=0",
+        "rounds=6",
+        "sites=4",
+        "track.plots=false",
+        "log=quiet",
+        "local.epochs=1",
+    )
     base = ("strategy=fedavg", *small)
     try:
         process = command(*base, f"hydra.run.dir={disk}/run", "checkpoint.keep=9")
@@ -176,7 +186,7 @@ def test_a_full_disk_stops_the_run_and_it_can_go_on(tmp_path: Path, launch: Laun
 
 
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(launch: Launch) -> None:
-    whole, broken = launch("rounds=4"), launch("rounds=4")
+    whole, broken = launch("rounds=4", "model=mlp"), launch("rounds=4", "model=mlp")
     newest = max((broken.folder / "checkpoints").iterdir())
     newest.write_bytes(newest.read_bytes()[:1000])
     assert cli.run([f"resume={broken.folder}", "log=quiet"]) == 0

@@ -21,6 +21,7 @@ from fl_distill.server_app import serve
 from fl_distill.workplace import job_text
 
 SMALL = ("strategy=fedmd", "sites=4", "rounds=3", "local.epochs=1", "strategy.warmup=0", "strategy.examples=60")
+SLIGHT = "models=[mlp,gru]"
 QUIET = ("track.console=false", "track.plots=false", "evaluate.alone=false", "collect.join_s=20")
 BAD = 1
 """The index of the site that is off."""
@@ -88,7 +89,7 @@ def run(app: ClientApp, text: str) -> dict[str, Any]:
 def test_knowledge_that_is_off_costs_its_sender_each_round(
     overrides: tuple[str, ...], key: str, edit: Edit, sentence: str, tmp_path: Path
 ) -> None:
-    text = job(tmp_path, *overrides)
+    text = job(tmp_path, SLIGHT, *overrides)
     summary = run(tampering(text, key, edit), text)
     assert summary["status"] == "finished"
     rows = [json.loads(line) for line in (tmp_path / "rounds.jsonl").read_text().splitlines()]
@@ -108,8 +109,8 @@ def test_knowledge_that_is_off_costs_its_sender_each_round(
 def test_a_site_with_another_public_set_or_none_takes_no_part(
     here: tuple[str, ...], sentence: str, tmp_path: Path
 ) -> None:
-    text = job(tmp_path, "collect.join_s=2", "collect.min_sites=2")
-    own = job_text({**composed([*SMALL, *QUIET])[0], **_changed(here)}, tmp_path)
+    text = job(tmp_path, SLIGHT, "collect.join_s=2", "collect.min_sites=2")
+    own = job_text({**composed([*SMALL, *QUIET, SLIGHT])[0], **_changed(here)}, tmp_path)
     summary = run(make_app(partial(of_site, own, text)), text)
     assert sorted(summary["sites"]) == ["site-0", "site-2", "site-3"]
     first = json.loads((tmp_path / "rounds.jsonl").read_text().splitlines()[0])

@@ -18,6 +18,9 @@ from fl_distill.workplace import job_text, workplace
 from .conftest import Finished, Launch, command, same
 
 MIX = ("strategy=local", "models=[mlp,cnn,gru,vit]")
+SLIGHT = ("model=mlp",)
+"""For what does not depend on the architecture."""
+FEW = ("strategy=local", "models=[mlp,gru]")
 
 
 def test_a_run_learns_and_leaves_what_is_promised(launch: Launch) -> None:
@@ -79,13 +82,13 @@ def test_the_number_of_workers_changes_nothing(launch: Launch, strategy: str) ->
 
 
 def test_another_seed_is_another_run(launch: Launch) -> None:
-    assert launch("seed=0").rows != launch("seed=1").rows
+    assert launch("seed=0", *SLIGHT).rows != launch("seed=1", *SLIGHT).rows
 
 
 def test_fedprox_without_its_term_is_fedavg_bit_for_bit(launch: Launch) -> None:
-    fedavg, fedprox = launch(), launch("strategy=fedprox", "strategy.mu=0")
+    fedavg, fedprox = launch(*SLIGHT), launch(*SLIGHT, "strategy=fedprox", "strategy.mu=0")
     assert same(fedavg.weights(), fedprox.weights())
-    assert not same(fedavg.weights(), launch("strategy=fedprox", "strategy.mu=0.5").weights())
+    assert not same(fedavg.weights(), launch(*SLIGHT, "strategy=fedprox", "strategy.mu=0.5").weights())
 
 
 def test_fedsgd_is_full_batch_descent_on_the_pooled_data(launch: Launch) -> None:
@@ -118,29 +121,29 @@ def test_mixed_models_train_alone_and_are_scored_on_the_shared_test_set(launch: 
 
 
 def test_batch_norm_counters_stay_integers_through_averaging(launch: Launch) -> None:
-    weights = launch("model=resnet8", "rounds=1", "sites=2").weights()
+    weights = launch("model=resnet8", "rounds=1", "sites=2", "local.steps=3").weights()
     counters = [t for name, t in weights.items() if name.endswith("num_batches_tracked")]
     assert counters
     assert all(t.dtype == torch.int64 for t in counters)
 
 
 def test_a_fraction_of_the_sites_is_asked_and_the_choice_changes(launch: Launch) -> None:
-    done = launch("sites=10", "rounds=6", "collect.fraction=0.3", "evaluate.sites_every=0")
+    done = launch(*SLIGHT, "sites=10", "rounds=6", "collect.fraction=0.3", "evaluate.sites_every=0")
     asked = [tuple(row["sites"]) for row in done.rows]
     assert all(len(names) == 3 for names in asked)
     assert len(set(asked)) > 1
 
 
 def test_stragglers_count_in_fedprox_and_are_dropped_by_fedavg(launch: Launch) -> None:
-    fedavg = launch("sites=10", "collect.stragglers=0.5", "local.epochs=5")
-    fedprox = launch("sites=10", "collect.stragglers=0.5", "local.epochs=5", "strategy=fedprox")
+    base = (*SLIGHT, "sites=10", "collect.stragglers=0.5", "local.epochs=5")
+    fedavg, fedprox = launch(*base), launch(*base, "strategy=fedprox")
     assert all(len(row["failures"]) == 5 for row in fedavg.rows)
     assert all("straggler" in reason for reason in fedavg.rows[0]["failures"].values())
     assert all(not row["failures"] for row in fedprox.rows)
 
 
 def test_scores_may_travel_in_messages_of_their_own(launch: Launch) -> None:
-    riding, separate = launch("rounds=3"), launch("rounds=3", "evaluate.separately=true")
+    riding, separate = launch(*SLIGHT, "rounds=3"), launch(*SLIGHT, "rounds=3", "evaluate.separately=true")
     assert same(riding.weights(), separate.weights())
     for a, b in zip(riding.rows, separate.rows, strict=True):
         assert a["local_accuracy"] == b["local_accuracy"]
@@ -150,20 +153,20 @@ def test_scores_may_travel_in_messages_of_their_own(launch: Launch) -> None:
 
 @pytest.mark.parametrize("weight", ["uniform", "validation"])
 def test_other_weights_give_other_models(launch: Launch, weight: str) -> None:
-    assert not same(launch().weights(), launch(f"strategy.weight={weight}").weights())
+    assert not same(launch(*SLIGHT).weights(), launch(*SLIGHT, f"strategy.weight={weight}").weights())
 
 
 def test_a_run_ends_early_at_its_target_or_without_progress(launch: Launch) -> None:
-    target = launch("rounds=30", "stop.target_accuracy=0.6", "local.epochs=3")
+    target = launch(*SLIGHT, "rounds=30", "stop.target_accuracy=0.6", "local.epochs=3")
     assert len(target.rows) < 30
     assert "target" in target.summary["reason"]
-    patient = launch("rounds=30", "stop.patience=2", "stop.min_delta=0.5", "local.epochs=3")
+    patient = launch(*SLIGHT, "rounds=30", "stop.patience=2", "stop.min_delta=0.5", "local.epochs=3")
     assert len(patient.rows) < 30
     assert "no better" in patient.summary["reason"]
 
 
 def test_a_sweep_reports_a_failing_job_and_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    small = ["runtime=local", "runtime.workers=0", "rounds=1", "track.plots=false", "sites=3"]
+    small = ["runtime=local", "runtime.workers=0", "rounds=1", "track.plots=false", "local.epochs=1", "sites=3"]
     code = cli.run(
         [
             "-m",
@@ -192,10 +195,10 @@ def test_a_killed_run_resumes_to_the_same_end(launch: Launch, tmp_path: Path) ->
         "local.epochs=4",
         "collect.fraction=0.8",
     )
-    for overrides in (("strategy=fedsgd", "strategy.momentum=0.5"), (*MIX, "checkpoint.every=3")):
+    for overrides in (("strategy=fedsgd", "strategy.momentum=0.5"), (*FEW, "checkpoint.every=3")):
         whole = launch(*base, *overrides)
         moments = random.Random(4)
-        for attempt in range(3 if overrides[0] != MIX[0] else 2):
+        for attempt in range(3 if overrides[0] != FEW[0] else 2):
             folder = tmp_path / f"{overrides[0]}-{attempt}"
             _kill_after(folder, moments.uniform(0.0, 0.9), *base, *overrides)
             assert cli.run([f"resume={folder}", "log=quiet"]) == 0
@@ -218,7 +221,7 @@ def _kill_after(folder: Path, part: float, *overrides: str) -> None:
 
 
 def test_resuming_extends_a_finished_run(launch: Launch) -> None:
-    short, long = launch("rounds=2"), launch("rounds=4")
+    short, long = launch(*SLIGHT, "rounds=2"), launch(*SLIGHT, "rounds=4")
     assert cli.run([f"resume={short.folder}", "rounds=4", "log=quiet"]) == 0
     assert short.rows == long.rows
     assert same(short.weights(), long.weights())
@@ -227,7 +230,7 @@ def test_resuming_extends_a_finished_run(launch: Launch) -> None:
 def test_resume_refuses_what_is_no_run_or_another_one(
     launch: Launch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    done = launch("rounds=1")
+    done = launch(*SLIGHT, "rounds=1")
     assert cli.run([f"resume={tmp_path / 'nothing'}"]) == 2
     assert "is no run folder" in capsys.readouterr().err
     assert cli.run([f"resume={done.folder}", "dataset=mnist", "local.lr=0.7"]) == 2
@@ -239,7 +242,8 @@ def test_resume_refuses_what_is_no_run_or_another_one(
 def test_an_interrupt_leaves_a_resumable_run_and_no_process(launch: Launch, tmp_path: Path) -> None:
     import psutil
 
-    base = ("strategy=fedavg", "rounds=400", "sites=4", "runtime=local", "runtime.workers=2", "track.plots=false")
+    small = ("local.epochs=2", "sites=4", "runtime=local", "runtime.workers=2", "track.plots=false")
+    base = ("strategy=fedavg", "rounds=400", *small)
     folder = tmp_path / "interrupted"
     process = command(*base, f"hydra.run.dir={folder}")
     while not (folder / "checkpoints" / "round-000003.safetensors").exists() and process.poll() is None:
@@ -260,13 +264,13 @@ def test_an_interrupt_leaves_a_resumable_run_and_no_process(launch: Launch, tmp_
 
 def test_a_map_of_open_files_does_not_grow_with_rounds(launch: Launch) -> None:
     before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
-    launch("rounds=3", "runtime.workers=2")
+    launch(*SLIGHT, "rounds=3", "runtime.workers=2")
     after = len(os.listdir("/proc/self/fd")) if before else 0
     assert after <= before + 3
 
 
 def test_a_run_that_ended_early_ends_there_again_when_resumed(launch: Launch) -> None:
-    done = launch("rounds=30", "stop.target_accuracy=0.6", "local.epochs=3")
+    done = launch(*SLIGHT, "rounds=30", "stop.target_accuracy=0.6", "local.epochs=3")
     rows, weights = done.rows, done.weights()
     assert cli.run([f"resume={done.folder}", "log=quiet"]) == 0
     assert done.rows == rows
@@ -275,15 +279,15 @@ def test_a_run_that_ended_early_ends_there_again_when_resumed(launch: Launch) ->
 
 def test_a_used_folder_holds_nothing_that_a_resumption_could_mistake(launch: Launch, tmp_path: Path) -> None:
     folder = f"hydra.run.dir={tmp_path}/used"
-    small = ("runtime=local", "runtime.workers=0", "sites=3", "track.plots=false", "log=quiet", "strategy=local")
+    small = ("runtime=local", "runtime.workers=0", "sites=3", "track.plots=false", "log=quiet", *FEW)
     assert cli.run([*small, "rounds=5", folder]) == 0
     assert cli.run([*small, "rounds=2", "seed=5", folder]) == 0
     assert cli.run([f"resume={tmp_path}/used", "rounds=3", "log=quiet"]) == 0
-    assert Finished(tmp_path / "used", 0).rows == launch("sites=3", "strategy=local", "seed=5", "rounds=3").rows
+    assert Finished(tmp_path / "used", 0).rows == launch(*FEW, "sites=3", "seed=5", "rounds=3").rows
 
 
 def test_resuming_changes_one_setting_and_keeps_its_neighbours(launch: Launch) -> None:
-    done = launch("rounds=2", "checkpoint.every=2")
+    done = launch(*SLIGHT, "rounds=2", "checkpoint.every=2")
     assert cli.run([f"resume={done.folder}", "rounds=3", "runtime.workers=1", "checkpoint.keep=2", "log=quiet"]) == 0
     job = json.loads((done.folder / "job.json").read_text())["config"]
     assert (job["rounds"], job["runtime"]["workers"], job["checkpoint"]) == (3, 1, {"every": 2, "keep": 2})
@@ -293,7 +297,7 @@ def test_resuming_changes_one_setting_and_keeps_its_neighbours(launch: Launch) -
 
 
 def test_sites_that_were_ahead_of_the_newest_checkpoint_go_back_to_it(launch: Launch) -> None:
-    done, whole = (launch(*MIX, "rounds=8", "checkpoint.every=3") for _ in range(2))
+    done, whole = (launch(*FEW, "rounds=8", "checkpoint.every=3") for _ in range(2))
     (done.folder / "checkpoints" / "round-000008.safetensors").unlink()
     assert cli.run([f"resume={done.folder}", "log=quiet"]) == 0
     assert done.rows == whole.rows

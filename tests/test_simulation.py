@@ -14,7 +14,7 @@ import pytest
 
 from .conftest import ROOT, Finished, Launch, command, same
 
-BASE = ("rounds=3", "sites=4", "track.plots=false", "log=quiet")
+BASE = ("rounds=3", "sites=4", "local.epochs=1", "track.plots=false", "log=quiet")
 
 
 def ray_processes() -> list[psutil.Process]:
@@ -45,7 +45,7 @@ def test_local_training_on_ray_keeps_each_sites_model(launch: Launch, tmp_path: 
 
 def test_a_ray_worker_killed_mid_round_is_replaced(tmp_path: Path) -> None:
     process = command(
-        "rounds=8", "sites=6", "local.epochs=60", "track.plots=false", f"hydra.run.dir={tmp_path}/ray", "log=quiet"
+        "rounds=4", "sites=6", "local.epochs=60", "track.plots=false", f"hydra.run.dir={tmp_path}/ray", "log=quiet"
     )
     deadline = time.monotonic() + 120
     actors: list[psutil.Process] = []
@@ -130,7 +130,7 @@ def test_flwr_run_from_a_checkout_gives_the_same_rounds(
             shutil.copytree(source, app / name, ignore=shutil.ignore_patterns("__pycache__"))
         elif source.exists():
             shutil.copy(source, app / name)
-    overrides = "strategy=fedprox rounds=3 sites=4 track.plots=false log=quiet"
+    overrides = "strategy=fedprox rounds=3 sites=4 local.epochs=1 track.plots=false log=quiet"
     done = subprocess.run(
         [
             "flwr",

@@ -26,6 +26,7 @@ _WAY = re.compile(r"^codec\.(up|down)=(?!\{)")
 """`codec.up=int8` is short for `codec.up.codec=int8`."""
 
 Config = dict[str, Any]
+_BESIDE = "beside"
 _lock = threading.Lock()
 
 
@@ -44,12 +45,12 @@ def _composed(overrides: tuple[str, ...], config_dir: str | None) -> tuple[Confi
         if faults := _key_faults([o for o in parsed if o.key_or_group not in groups], base):
             raise ConfigError(faults)
         config = _compose(search + [_opened(o) for o in parsed])
-        models = {name: _model(name, search, groups, faults) for name in _model_names(config, faults)}
+        names = _known_models(_model_names(config, faults), groups, faults)
         faults += _idle_faults(parsed, config)
-        public = _public_dataset(config.public_dataset, search, groups, faults)
+        public = _public_dataset(config.public_dataset, groups, faults)
         if faults:
             raise ConfigError(faults)
-        return _plain(config, models, public)
+        return _plain(config, *_beside(names, public, search))
 
 
 def composed(overrides: Sequence[str], config_dir: str | None = None) -> tuple[Config, Config]:
@@ -200,11 +201,11 @@ def _model_names(config: DictConfig, faults: list[str]) -> list[str]:
     return sorted({*map(str, names), *extra})
 
 
-def _model(name: str, search: list[str], groups: Mapping[str, list[str]], faults: list[str]) -> DictConfig | None:
-    if name not in groups["model"]:
-        faults.append(f"models: {name!r} is no model{nearest(name, groups['model'])}")
-        return None
-    return _compose([*search, f"model={name}"]).model  # type: ignore[no-any-return]
+def _known_models(names: Sequence[str], groups: Mapping[str, list[str]], faults: list[str]) -> list[str]:
+    faults += [
+        f"models: {name!r} is no model{nearest(name, groups['model'])}" for name in names if name not in groups["model"]
+    ]
+    return [name for name in names if name in groups["model"]]
 
 
 def _idle_faults(parsed: Sequence[Override], config: DictConfig) -> list[str]:
@@ -219,9 +220,7 @@ def _idle_faults(parsed: Sequence[Override], config: DictConfig) -> list[str]:
     return faults
 
 
-def _public_dataset(
-    chosen: Any, search: list[str], groups: Mapping[str, list[str]], faults: list[str]
-) -> Mapping[str, Any] | None:
+def _public_dataset(chosen: Any, groups: Mapping[str, list[str]], faults: list[str]) -> str | Mapping[str, Any] | None:
     """Where public examples come from: a data set of the group, a safetensors file, or settings of the user's own."""
     if chosen is None or isinstance(chosen, DictConfig):
         return chosen
@@ -229,13 +228,29 @@ def _public_dataset(
         return {TARGET: "fl_distill.data.sources.TensorFile", "path": str(chosen)}
     if chosen not in groups["dataset"]:
         faults.append(f"public_dataset: {chosen!r} is no data set{nearest(str(chosen), groups['dataset'])}")
-        return None
-    return _compose([*search, f"dataset={chosen}"]).dataset  # type: ignore[no-any-return]
+    return str(chosen)
 
 
-def _plain(
-    config: DictConfig, models: Mapping[str, DictConfig | None], public: Mapping[str, Any] | None
-) -> tuple[Config, Config]:
+def _beside(names: Sequence[str], public: Any, search: Sequence[str]) -> tuple[Config, Any]:
+    """The settings of models and of a public data set that are in use beside the chosen ones, in one composition."""
+    lines = [f"+model@{_BESIDE}.model_{at}={name}" for at, name in enumerate(names)]
+    lines += [f"+dataset@{_BESIDE}.dataset={public}"] if isinstance(public, str) else []
+    whole = _compose([*search, *lines]) if lines else DictConfig({})
+    OmegaConf.set_struct(whole, False)
+
+    def alone(group: str, key: str) -> Any:
+        """As if it had been chosen: it may refer to itself."""
+        whole[group] = whole[_BESIDE][key]
+        return OmegaConf.to_container(whole[group], resolve=True)
+
+    try:
+        specs = {name: alone("model", f"model_{at}") for at, name in enumerate(names)}
+        return specs, alone("dataset", "dataset") if isinstance(public, str) else public
+    except OmegaConfBaseException as error:
+        raise ConfigError(_first_line(error)) from error
+
+
+def _plain(config: DictConfig, specs: Config, public: Any) -> tuple[Config, Config]:
     hydra = config.hydra
     OmegaConf.set_readonly(hydra, False)
     try:
@@ -245,7 +260,6 @@ def _plain(
         )
     except OmegaConfBaseException as error:
         raise ConfigError(_first_line(error)) from error
-    specs = {name: OmegaConf.to_container(spec, resolve=True) for name, spec in models.items() if spec is not None}
     result: Config = dict(plain)  # type: ignore[arg-type]
     groups = ("strategy", "dataset", "partition", "experiment", "model")
     result["names"] = names = {group: hydra.runtime.choices.get(group) for group in groups}
