@@ -42,6 +42,8 @@ class Stored(nn.Module):
         grown = {}
         for at, (name, form) in enumerate(self._kept):
             tensor: Tensor = getattr(self, f"tensor_{at}")
-            tensor = tensor.to(torch.float32) if form else tensor
-            grown[name] = tensor * getattr(self, f"scale_{at}") if form == "int8" else tensor
+            if form == "int8":
+                grown[name] = tensor * getattr(self, f"scale_{at}")  # int8 times float32 is float32
+            else:
+                grown[name] = tensor.to(torch.float32) if form else tensor
         return grown

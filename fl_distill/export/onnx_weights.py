@@ -1,0 +1,84 @@
+"""The weights of an ONNX file: which layers are inner ones, and storing float32 tensors in less."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+LAYERS = ("Conv", "Gemm", "MatMul", "GRU", "LSTM", "RNN")
+SMALLEST = 64
+"""Numbers in a tensor below which the nodes that make it float32 again would take more room than they save."""
+
+
+def layers(path: Path, operators: Sequence[str], inner: bool) -> list[str]:
+    """Names of the nodes of these kinds: all, or only those strictly between the first and last one with weights."""
+    import onnx
+
+    graph = onnx.load(path).graph
+    held = {tensor.name for tensor in graph.initializer}
+    weighty = [at for at, node in enumerate(graph.node) if node.op_type in LAYERS and held & set(node.input[1:])]
+    nodes = graph.node[weighty[0] + 1 : weighty[-1]] if inner and weighty else graph.node
+    return [node.name for node in nodes if node.op_type in operators]
+
+
+def shrink(source: Path, target: Path, form: str | None) -> None:
+    """Write `source` to `target` with its float32 tensors stored as `half`, or matrices as `int8`; None: as they are.
+
+    A node in the graph makes float32 of them again, once, when a session starts.
+    """
+    import onnx
+
+    model = onnx.load(source)
+    graph = model.graph
+    nodes: list[Any] = []
+    for tensor in list(graph.initializer) if form else []:
+        values = onnx.numpy_helper.to_array(tensor)
+        if values.dtype == "float32" and values.size >= SMALLEST and not _is_scale(tensor.name, graph):
+            small, added = _half(tensor.name, values) if form == "half" else _int8(tensor.name, values)
+            if added is not None:
+                graph.initializer.remove(tensor)
+                graph.initializer.extend(small)
+                nodes.append(added)
+    before = list(graph.node)
+    del graph.node[:]
+    graph.node.extend([*nodes, *before])
+    onnx.checker.check_model(model)
+    onnx.save(model, target)
+
+
+def _is_scale(name: str, graph: Any) -> bool:
+    return any(name in node.input[1:] for node in graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear"))
+
+
+def _half(name: str, values: Any) -> tuple[list[Any], Any]:
+    from onnx import TensorProto, helper, numpy_helper
+
+    small = numpy_helper.from_array(values.clip(-65504, 65504).astype("float16"), f"{name}_half")
+    return [small], helper.make_node("Cast", [small.name], [name], name=f"{name}_grow", to=TensorProto.FLOAT)
+
+
+def _int8(name: str, values: Any) -> tuple[list[Any], Any]:
+    """Codes and scales along the axis that loses least: the weights lie on a grid by channel, wherever that axis is now."""
+    from onnx import helper, numpy_helper
+
+    axes = [axis for axis in range(values.ndim) if values.shape[axis] > 1]
+    if len(axes) < 2:
+        return [], None
+    axis, codes, scale = min((_coded(values, axis) for axis in axes), key=lambda found: _loss(values, *found))
+    tensors = [numpy_helper.from_array(codes, f"{name}_int8"), numpy_helper.from_array(scale, f"{name}_scale")]
+    inputs = [tensor.name for tensor in tensors]
+    return tensors, helper.make_node("DequantizeLinear", inputs, [name], name=f"{name}_grow", axis=axis)
+
+
+def _coded(values: Any, axis: int) -> tuple[int, Any, Any]:
+    others = tuple(other for other in range(values.ndim) if other != axis)
+    scale = abs(values).max(axis=others) / values.dtype.type(127)
+    scale[scale == 0] = 1
+    return axis, (values / _along(scale, axis, values.ndim)).round().clip(-127, 127).astype("int8"), scale
+
+
+def _loss(values: Any, axis: int, codes: Any, scale: Any) -> float:
+    return float(((codes * _along(scale, axis, values.ndim) - values) ** 2).sum())
+
+
+def _along(scale: Any, axis: int, dims: int) -> Any:
+    return scale.reshape([-1 if at == axis else 1 for at in range(dims)])
