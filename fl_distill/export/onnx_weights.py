@@ -38,11 +38,25 @@ def shrink(source: Path, target: Path, form: str | None) -> None:
                 graph.initializer.remove(tensor)
                 graph.initializer.extend(small)
                 nodes.append(added)
-    before = list(graph.node)
+    before = _float_scores(list(graph.node), graph.output[0].name)
     del graph.node[:]
     graph.node.extend([*nodes, *before])
+    read = {name for node in graph.node for name in node.input}
+    for tensor in [tensor for tensor in graph.initializer if tensor.name not in read]:
+        graph.initializer.remove(tensor)
     onnx.checker.check_model(model)
     onnx.save(model, target)
+
+
+def _float_scores(nodes: list[Any], scores: str) -> list[Any]:
+    """Without the pair that would round what the last layer says to uint8: scores are no input of another layer."""
+    made = {node.output[0]: node for node in nodes if node.output}
+    last = made[scores]
+    rounding = made.get(last.input[0]) if last.op_type == "DequantizeLinear" else None
+    if rounding is None or rounding.op_type != "QuantizeLinear":
+        return nodes
+    made[rounding.input[0]].output[0] = scores
+    return [node for node in nodes if node not in (last, rounding)]
 
 
 def _is_scale(name: str, graph: Any) -> bool:
