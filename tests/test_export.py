@@ -15,7 +15,7 @@ from fl_distill import artefacts, cli
 from fl_distill.artefacts import export
 from fl_distill.data.types import Split
 from fl_distill.errors import ConfigError
-from fl_distill.export import FORMATS, measured
+from fl_distill.export import FORMATS, Measured, measured
 from fl_distill.files import load_tensors, save_tensors
 from fl_distill.learning import evaluate
 from fl_distill.quantize import to_int8
@@ -26,7 +26,15 @@ from .test_quantize import images, warmed
 onnxruntime = pytest.importorskip("onnxruntime")
 onnx = pytest.importorskip("onnx")
 
-RUN = ("strategy=fedavg", "runtime=local", "runtime.workers=0", "rounds=3", "sites=3", "local.epochs=3", "split.test=0.05")
+RUN = (
+    "strategy=fedavg",
+    "runtime=local",
+    "runtime.workers=0",
+    "rounds=3",
+    "sites=3",
+    "local.epochs=3",
+    "split.test=0.05",
+)
 QUIET = ("track.plots=false", "track.console=false", "log=quiet")
 
 
@@ -34,12 +42,12 @@ QUIET = ("track.plots=false", "track.console=false", "log=quiet")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run whose model is large enough that what a file holds beside weights does not count."""
     folder = tmp_path_factory.mktemp("run")
-    assert cli.run([*RUN, *QUIET, "model=cnn", "model.hidden=128", f"hydra.run.dir={folder}"]) == 0
+    assert cli.run([*RUN, *QUIET, "model=cnn", "model.hidden=256", f"hydra.run.dir={folder}"]) == 0
     return folder
 
 
 @pytest.fixture(scope="module")
-def test_set(run: Path) -> Split:
+def held_out(run: Path) -> Split:
     job = json.dumps({"config": json.loads((run / "job.json").read_text())["config"], "folder": str(run)})
     return workplace(job).federation.test
 
@@ -57,26 +65,34 @@ def accuracy(scores: np.ndarray, y: Tensor) -> float:
 # ---------------------------------------------------------------- a run, exported
 
 
-def test_full_onnx_is_small_and_as_good(run: Path, test_set: Split, capsys: pytest.CaptureFixture[str]) -> None:
-    before, after = export([f"run={run}", "format=onnx", "precision=full"])
+@pytest.fixture(scope="module")
+def exported(run: Path) -> tuple[Measured, Measured, str]:
+    """The float32 and the int8 ONNX file, and what was shown."""
+    shown: list[str] = []
+    before, after = export([f"run={run}", "format=onnx", "precision=full"], show=shown.append)
+    return before, after, "\n".join(shown)
+
+
+def test_full_onnx_is_small_and_as_good(run: Path, held_out: Split, exported: tuple[Measured, Measured, str]) -> None:
+    before, after, told = exported
     assert after.path == run / "export" / "server-full.onnx"
     assert before.path == run / "export" / "server-float32.onnx"
-    exact, small = (accuracy(scores_of(m.path, test_set.x), test_set.y) for m in (before, after))
+    exact, small = (accuracy(scores_of(m.path, held_out.x), held_out.y) for m in (before, after))
     assert exact > 0.9
     assert small > exact - 0.01
     assert after.path.stat().st_size <= 0.3 * before.path.stat().st_size
     assert (before.accuracy, after.accuracy) == (exact, small)
     assert (before.size, after.size) == (before.path.stat().st_size, after.path.stat().st_size)
     assert 0 < after.latency_ms < 1000
-    told = capsys.readouterr().out
     assert f"{after.path}" in told
     assert f"{100 * small:.2f} %" in told
     assert f"{after.size:,}" in told
 
 
-def test_full_onnx_computes_in_int8_with_the_codes_of_the_pure_function(run: Path) -> None:
-    (_, after) = export([f"run={run}", "runs=1"], show=lambda text: None)
-    graph = onnx.load(after.path).graph
+def test_full_onnx_computes_in_int8_with_the_codes_of_the_pure_function(
+    run: Path, exported: tuple[Measured, Measured, str]
+) -> None:
+    graph = onnx.load(exported[1].path).graph
     held = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
     weights = load_tensors(run / "models" / "server.safetensors")[0]
     for name in ("body.0.weight", "body.3.weight", "body.7.weight", "head.weight"):
@@ -88,8 +104,8 @@ def test_full_onnx_computes_in_int8_with_the_codes_of_the_pure_function(run: Pat
     assert [node.output[0] for node in graph.node if node.op_type == "Gemm"][-1] == "scores"
 
 
-@pytest.mark.parametrize("wanted", ["onnx half", "onnx mixed", "pt2 full", "pt2 half", "pt2 mixed"])
-def test_the_other_forms(run: Path, test_set: Split, wanted: str) -> None:
+@pytest.mark.parametrize("wanted", ["onnx half", "onnx mixed", "pt2 half", "pt2 mixed"])
+def test_the_other_forms(run: Path, held_out: Split, wanted: str) -> None:
     kind, precision = wanted.split()
     order = [f"run={run}", f"format={kind}", f"precision={precision}", "model=site-1", "runs=3"]
     before, after = export(order, show=lambda text: None)
@@ -101,10 +117,10 @@ def test_the_other_forms(run: Path, test_set: Split, wanted: str) -> None:
         assert held == ({types.FLOAT16} if precision == "half" else {types.FLOAT16, types.INT8})
 
 
-def test_torch_alone_runs_a_pt2_file(run: Path, test_set: Split, tmp_path: Path) -> None:
+def test_torch_alone_runs_a_pt2_file(run: Path, held_out: Split, tmp_path: Path) -> None:
     out = tmp_path / "deep" / "model.pt2"
     (_, after) = export([f"run={run}", "format=pt2", f"out={out}", "runs=2"], show=lambda text: None)
-    torch.save({"x": test_set.x, "y": test_set.y}, tmp_path / "data.pt")
+    torch.save({"x": held_out.x, "y": held_out.y}, tmp_path / "data.pt")
     code = f"""
 import sys, torch
 data = torch.load({str(tmp_path / "data.pt")!r})
@@ -128,8 +144,7 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("one_thread")
-@pytest.mark.parametrize("name", ["mlp", "gru", "vit", "resnet8"])
-@pytest.mark.parametrize("kind", sorted(FORMATS))
+@pytest.mark.parametrize(("name", "kind"), [(n, k) for n in ("gru", "vit", "resnet8") for k in sorted(FORMATS)])
 def test_every_architecture_has_an_int8_form(name: str, kind: str, tmp_path: Path) -> None:
     model, x, path = warmed(name), images(96), tmp_path / f"model.{kind}"
     with torch.no_grad():

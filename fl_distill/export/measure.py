@@ -29,7 +29,7 @@ class Measured:
 
 
 def measured(path: Path, run: Run, test: Split, example: Tensor, runs: int) -> Measured:
-    """Run the file at `path` on all of `test`, and `runs` times on the one `example`, after a tenth as many to warm up."""
+    """Run the file at `path` on all of `test`, then warm, and `runs` times on the one `example`."""
     right = sum(
         int((run(x).argmax(1) == y).sum())
         for x, y in zip(test.x.split(BATCH), test.y.split(BATCH), strict=True)

@@ -11,11 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from .measure import Run
-from .onnx_weights import layers, shrink
+from .onnx_weights import int8_nodes, shrink
 from .traced import any_batch, example, ready, without_notices
-
-INT8_OPERATORS = ("Conv", "Gemm", "MatMul", "MaxPool", "Relu")
-"""What becomes int8: the layers with weights, and what passes int8 on unchanged. Sums and normalisation stay float32."""
 
 
 @final
@@ -30,7 +27,7 @@ class OnnxFile:
         with tempfile.TemporaryDirectory() as folder, _quietly():
             plain = Path(folder) / "plain.onnx"
             _trace(ready(model, precision, calibration), example(calibration), plain)
-            nodes = layers(plain, INT8_OPERATORS, inner=precision == "mixed")
+            nodes = int8_nodes(plain, inner=precision == "mixed")
             if precision in ("full", "mixed") and nodes:
                 plain = _int8(plain, calibration, nodes)
             shrink(plain, path, {None: None, "full": "int8"}.get(precision, "half"))
@@ -74,7 +71,6 @@ def _int8(plain: Path, calibration: Tensor, nodes: list[str]) -> Path:
         done,
         _Reader(calibration),
         quant_format=QuantFormat.QDQ,
-        op_types_to_quantize=list(INT8_OPERATORS),
         nodes_to_quantize=nodes,
         per_channel=True,
         activation_type=QuantType.QUInt8,

@@ -1,23 +1,30 @@
 """The weights of an ONNX file: which layers are inner ones, and storing float32 tensors in less."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-LAYERS = ("Conv", "Gemm", "MatMul", "GRU", "LSTM", "RNN")
+INT8_LAYERS = ("Conv", "Gemm", "MatMul")
+LAYERS = (*INT8_LAYERS, "GRU", "LSTM", "RNN")
+PASSING = ("MaxPool", "Relu")
+"""What hands int8 on unchanged."""
 SMALLEST = 64
 """Numbers in a tensor below which the nodes that make it float32 again would take more room than they save."""
 
 
-def layers(path: Path, operators: Sequence[str], inner: bool) -> list[str]:
-    """Names of the nodes of these kinds: all, or only those strictly between the first and last one with weights."""
+def int8_nodes(path: Path, inner: bool) -> list[str]:
+    """Names of the nodes to quantize: layers with weights, and what passes int8 on; `inner`: no first and last layer.
+
+    Sums, normalisation, recurrence and attention's products of activations stay float32: ONNX Runtime 1.31 turns a
+    softmax between two int8 products into a kernel of its own that gave wrong scores.
+    """
     import onnx
 
     graph = onnx.load(path).graph
     held = {tensor.name for tensor in graph.initializer}
     weighty = [at for at, node in enumerate(graph.node) if node.op_type in LAYERS and held & set(node.input[1:])]
-    nodes = graph.node[weighty[0] + 1 : weighty[-1]] if inner and weighty else graph.node
-    return [node.name for node in nodes if node.op_type in operators]
+    inside = range(weighty[0] + 1, weighty[-1]) if inner and weighty else range(len(graph.node))
+    chosen = [graph.node[at] for at in inside if at in weighty or graph.node[at].op_type in PASSING]
+    return [node.name for node in chosen if node.op_type in INT8_LAYERS + PASSING]
 
 
 def shrink(source: Path, target: Path, form: str | None) -> None:
@@ -71,7 +78,7 @@ def _half(name: str, values: Any) -> tuple[list[Any], Any]:
 
 
 def _int8(name: str, values: Any) -> tuple[list[Any], Any]:
-    """Codes and scales along the axis that loses least: the weights lie on a grid by channel, wherever that axis is now."""
+    """Codes and scales along the axis that loses least: the weights lie on a grid by channel, wherever that axis is."""
     from onnx import helper, numpy_helper
 
     axes = [axis for axis in range(values.ndim) if values.shape[axis] > 1]
