@@ -30,11 +30,8 @@ class Measured:
 
 def measured(path: Path, run: Run, test: Split, example: Tensor, runs: int) -> Measured:
     """Run the file at `path` on all of `test`, then warm, and `runs` times on the one `example`."""
-    right = sum(
-        int((run(x).argmax(1) == y).sum())
-        for x, y in zip(test.x.split(BATCH), test.y.split(BATCH), strict=True)
-        if len(y)
-    )
+    batches = zip(torch.split(test.x, BATCH), torch.split(test.y, BATCH), strict=True)
+    right = sum(int((run(x).argmax(1) == y).sum().item()) for x, y in batches if len(y))
     accuracy = right / len(test) if len(test) else float("nan")
     for _ in range(max(1, runs // 10)):
         run(example)

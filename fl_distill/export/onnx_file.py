@@ -83,7 +83,7 @@ class _Reader:
     """What `quantize_static` reads: one feed after another, then None."""
 
     def __init__(self, calibration: Tensor) -> None:
-        self._feeds: Iterator[dict[str, Any]] = iter([{"x": part.numpy()} for part in calibration.split(64)])
+        self._feeds: Iterator[dict[str, Any]] = iter([{"x": part.numpy()} for part in torch.split(calibration, 64)])
 
     def get_next(self) -> dict[str, Any] | None:
         return next(self._feeds, None)
