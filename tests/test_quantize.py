@@ -250,9 +250,10 @@ def test_a_run_of_int8_models_learns_and_sites_score_what_they_run(launch: Launc
     assert {n: t.shape for n, t in small.weights().items()} == {n: t.shape for n, t in plain.weights().items()}
 
 
-def test_fedsgd_takes_the_gradient_at_the_rounded_weights(launch: Launch) -> None:
-    runs = [launch("strategy=fedsgd", "rounds=1", f"quantized_model={form}") for form in ("null", "full")]
-    a, b = (run.weights()["body.0.weight"] for run in runs)
+@pytest.mark.parametrize("strategy", ["fedavg", "fedsgd"])
+def test_sites_start_from_the_rounded_weights(launch: Launch, strategy: str) -> None:
+    few = (f"strategy={strategy}", "rounds=1", "local.steps=1")
+    a, b = (launch(*few, f"quantized_model={form}").weights()["body.0.weight"] for form in ("null", "full"))
     assert not torch.equal(a, b)
     torch.testing.assert_close(a, b, rtol=0, atol=1e-2)
 
