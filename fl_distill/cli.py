@@ -22,6 +22,7 @@ examples:
   fl-distill -m strategy=fedavg,fedprox seed=0,1,2      a sweep: one run for each combination
   fl-distill runtime=local runtime.workers=0            everything in this process (for a debugger)
   fl-distill resume=outputs/2026-01-31/12-00-00         go on where a run stopped
+  fl-distill export run=outputs/2026-01-31/12-00-00 format=onnx precision=full    its model with int8 weights
 
 `fl-distill --cfg` prints the whole configuration. Your own YAML joins with --config-dir DIR, for example
 DIR/model/mine.yaml holding `_target_: my_package.MyNet`, then `model=mine`.
@@ -64,6 +65,11 @@ def _dispatch(arguments: argparse.Namespace) -> int:
         return 0
     if arguments.cfg:
         commands.show(arguments.overrides, arguments.config_dir)
+        return 0
+    if arguments.overrides[:1] == ["export"]:
+        from .artefacts import export
+
+        export(arguments.overrides[1:])
         return 0
     if arguments.multirun:
         return commands.sweep(arguments.overrides, arguments.config_dir)

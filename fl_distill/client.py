@@ -14,11 +14,15 @@ from .errors import BadUpdate
 from .learning import Score, Settings, Term, Trained, evaluate, fit
 from .learning.fit import Augment
 from .learning.losses import Loss
+from .quantize import quantize_
 from .seeds import derive, generator
 from .store import SiteStore
 
 Scalars = dict[str, int | float]
 Tensors = Mapping[str, Tensor]
+
+CALIBRATION = 256
+"""Examples of its own, evenly drawn, on which a site corrects the biases of a rounded model, at most."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,8 @@ class Client:
     augment: Augment | None = None
     public_set: Split | None = None
     """None where the algorithm has no use for one."""
+    precision: str | None = None
+    """At which what arrives is run (see `fl_distill.quantize`); None: as it arrived."""
 
     # ------------------------------------------------------------ memory
 
@@ -98,6 +104,13 @@ class Client:
                     raise BadUpdate(f"{name!r} arrived as {list(weights[name].shape)}, here {list(tensor.shape)}")
                 tensor.copy_(weights[name])
 
+    def receive(self, weights: Tensors) -> None:
+        """Take over weights that arrived, in the form that this site runs, calibrated on its own examples."""
+        self.load(weights)
+        if self.precision is not None:
+            x = self.site.train.x
+            quantize_(self.model, self.precision, x[:: -(-len(x) // CALIBRATION) or 1].to(self.settings.device))
+
     # ------------------------------------------------------------ training
 
     def train(
@@ -122,6 +135,7 @@ class Client:
             terms=terms,
             augment=self.augment,
             work=task.work,
+            precision=self.precision or "full",
         )
         metrics: Scalars = {"num-examples": done.examples, "train-loss": done.loss, "steps": done.steps}
         if task.weigh_by_validation:
@@ -135,7 +149,7 @@ class Client:
         settings = replace(self.settings, steps=None, epochs=epochs)
         torch.manual_seed(derive(self.seed, purpose, "dropout", self.site.name, task.round))
         order = self.stream(purpose, task)
-        return fit(model or self.model, data, settings, order, loss=loss)
+        return fit(model or self.model, data, settings, order, loss=loss, precision=self.precision or "full")
 
     def stream(self, purpose: str, task: Task) -> torch.Generator:
         """Random numbers of this site and round for one purpose."""

@@ -117,6 +117,7 @@ def _client(place: Workplace, index: int) -> Client:
         shared_test=place.federation.test,
         augment=place.federation.augment or None,
         public_set=place.federation.public if place.uses_public else None,
+        precision=e.quantized_model,
     )
 
 

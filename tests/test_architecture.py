@@ -34,14 +34,16 @@ ROOMS: dict[str, set[str]] = {
     "models": {"torch", "torchvision", "safetensors"} | LEAVES,
     "data": {"torch", "numpy", "pandas", "PIL", "datasets", "flwr_datasets", "pyarrow", "safetensors", "sklearn"}
     | LEAVES,
-    "learning": {"torch"} | LEAVES | own("data.types", "models.stages"),
+    "quantize": {"torch"},
+    "export": {"torch", "numpy", "onnx", "onnxruntime"} | LEAVES | own("quantize", "learning", "data.types"),
+    "learning": {"torch"} | LEAVES | own("data.types", "models.stages", "quantize"),
     "knowledge": {"torch"} | LEAVES,
     "codec": {"torch", "numpy", "zstandard", "flwr.app"} | LEAVES,
     "strategies": {"torch", "flwr.app", "flwr.serverapp"}
     | LEAVES
     | own("knowledge", "codec", "learning", "data.types"),
     "tracking": {"rich", "matplotlib", "wandb"} | own("errors"),
-    "config": {"hydra", "omegaconf"} | LEAVES | own("codec", "learning", "models"),
+    "config": {"hydra", "omegaconf"} | LEAVES | own("codec", "learning", "models", "quantize"),
     "cli": {PACKAGE},
     "runtime": {"torch", "numpy", "ray", "flwr", PACKAGE},
 }

@@ -44,6 +44,7 @@ def typed(config: Mapping[str, Any]) -> schema.Experiment:
         whole = schema.Experiment(
             **{name: config[name] for name in ("strategy", "dataset", "partition", "sites", "rounds", "seed")},
             **{name: config[name] for name in ("public", "public_dataset", "public_examples", "log")},
+            quantized_model=config.get("quantized_model"),
             per_site=config.get("per_site") or {},
             models=_assigned(config),
             default_model=(config["names"]["model"], config["model"]),
@@ -96,6 +97,11 @@ def _component_faults(config: Mapping[str, Any]) -> list[str]:
     if strategy is not None and strategy.uses_public and config["public"] == 0 and not config["public_dataset"]:
         name = config["names"]["strategy"]
         faults.append(f"strategy={name} learns on public examples: set public > 0, or public_dataset")
+    if config.get("quantized_model") and strategy is not None and not strategy.has_server_model:
+        faults.append(
+            f"quantized_model has no effect: with strategy={config['names']['strategy']} sites receive no model; "
+            "use fedavg, fedprox, fedsgd or feddf, or `fl-distill export` after the run"
+        )
     if config["public_dataset"]:
         faults += _spec_faults("public_dataset", config["public_dataset"])
     in_use = {str(name) for name in _names_in_use(config)}

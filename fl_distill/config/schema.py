@@ -7,6 +7,7 @@ from typing import Any
 from ..checks import number, positive, require, whole
 from ..codec.ways import Codecs
 from ..learning import Settings
+from ..quantize import PRECISIONS
 from ..stretches import stretches
 
 Spec = Mapping[str, Any]
@@ -189,6 +190,7 @@ class Experiment:
     runtime: Runtime = field(default_factory=Runtime)
     codec: Codecs = field(default_factory=Codecs)
     log: str = "info"
+    quantized_model: str | None = None
     raw: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -198,6 +200,10 @@ class Experiment:
             (whole(self.seed, 0), f"seed must be a whole number >= 0, not {self.seed}"),
             (self.public_examples is None or whole(self.public_examples), "public_examples must be >= 1 or null"),
             (number(self.public, 0, 0.9), f"public must be in [0, 0.9], not {self.public}"),
+            (
+                self.quantized_model in (None, *PRECISIONS),
+                f"quantized_model is one of {', '.join(PRECISIONS)}, or null, not {self.quantized_model!r}",
+            ),
             (self.log in LOGS, f"log is one of {', '.join(LOGS)}, not {self.log!r}"),
         )
 

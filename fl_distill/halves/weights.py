@@ -6,7 +6,7 @@ from ..learning import full_gradient, proximal, trainable
 
 def averaged(client: Client, task: Task) -> Outcome:
     """FedAvg, FedProx, FedDF: train the weights that arrived and return them."""
-    client.load(task.weights)
+    client.receive(task.weights)
     scores = client.scores() if task.score else {}
     terms = [proximal(task.mu, trainable(client.model))] if task.mu else []
     metrics = client.train(task, terms=terms)
@@ -15,7 +15,7 @@ def averaged(client: Client, task: Task) -> Outcome:
 
 def gradient(client: Client, task: Task) -> Outcome:
     """FedSGD: the gradient over all training examples, and the buffers that computing it moved."""
-    client.load(task.weights)
+    client.receive(task.weights)
     scores = client.scores() if task.score else {}
     site, device = client.site, client.settings.device
     loss = client.score(site.train).loss
@@ -30,5 +30,8 @@ def gradient(client: Client, task: Task) -> Outcome:
 def scored(client: Client, task: Task) -> Outcome:
     """Score the weights that arrived, or the site's own model when none did."""
     own = None if task.weights else client.memory().load(before=task.round + 1)
-    client.load(task.weights or own or client.initial)
+    if task.weights:
+        client.receive(task.weights)
+    else:
+        client.load(own or client.initial)
     return Outcome({"num-examples": len(client.site.test), **client.scores(own_model=not task.weights)})

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..data.types import Split
 from ..errors import FlDistillError
+from ..quantize import forms, rounded_weights
 from . import optim
 from .losses import Loss
 from .settings import Settings
@@ -52,13 +53,15 @@ def fit(
     terms: Sequence[Term] = (),
     augment: Augment | None = None,
     work: float = 1.0,
+    precision: str = "full",
     stop: Callable[[int], bool] | None = None,
 ) -> Trained:
     """Minimise loss(model(x), y) + sum(terms) by mini-batches; `model` changes in place.
 
     `generator` orders the batches and drives `augment`; dropout inside the model draws from torch's global
     generator, which the caller seeds. `work` in (0, 1] does only that part of the planned steps; `stop`, called
-    with the number of steps done, may end it earlier.
+    with the number of steps done, may end it earlier. With `settings.quantization_aware` gradients are those at the
+    weights that would run at `precision`.
     Raises `Diverged` when the loss stops being finite.
     """
     params = trainable(model)
@@ -67,14 +70,16 @@ def fit(
     least = 2 if _needs_pairs(model) else 1
     total, done = torch.zeros((), device=settings.device), 0
     rate = optim.schedule(settings.schedule, planned)
+    chosen = forms(model, precision) if settings.quantization_aware else {}
     model.train()
     for batch in _batches(len(data), settings.batch_size, planned, least, generator):
         x = data.x[batch]
         x = (augment(x, generator) if augment else x).to(settings.device)
-        value = loss(model(x), data.y[batch].to(settings.device))
-        for term in terms:
-            value = value + term(model)
-        grads: Sequence[Tensor | None] = torch.autograd.grad(value, params, allow_unused=True)
+        with rounded_weights(model, chosen):
+            value = loss(model(x), data.y[batch].to(settings.device))
+            for term in terms:
+                value = value + term(model)
+            grads: Sequence[Tensor | None] = torch.autograd.grad(value, params, allow_unused=True)
         if settings.clip_norm is not None:
             grads = _clipped(grads, settings.clip_norm)
         step(grads, rate(done))

@@ -23,6 +23,7 @@ class Settings:
     clip_norm: float | None = None
     schedule: str = "constant"
     device: str = "cpu"
+    quantization_aware: bool = False
 
     def __post_init__(self) -> None:
         require(
@@ -34,6 +35,7 @@ class Settings:
             (whole(self.batch_size), f"batch_size must be a whole number >= 1, not {self.batch_size}"),
             (positive(self.epochs), f"epochs must be > 0, not {self.epochs}"),
             (self.steps is None or whole(self.steps), f"steps must be a whole number >= 1 or null, not {self.steps}"),
+            (isinstance(self.quantization_aware, bool), "quantization_aware must be true or false"),
             (
                 self.clip_norm is None or positive(self.clip_norm),
                 f"clip_norm must be > 0 or null, not {self.clip_norm}",
