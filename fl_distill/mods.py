@@ -10,7 +10,7 @@ import torch
 from flwr.app import ArrayRecord, Context, Error, Message, MetricRecord, RecordDict
 from torch import Tensor
 
-from .codec import Schema, decode, encode, schema_of
+from .codec import Schema, decode, encode, record_bytes, schema_of
 from .codec.budget import pack_within
 from .codec.chain import Chain, chain
 from .codec.wire import KEY, Head, codes_anything, is_packed, unpack
@@ -131,18 +131,21 @@ class _Site:
         records = dict(reply.content)
         for key, record in reply.content.array_records.items():
             if codes_anything(schema := schema_of(record)) and (way := self._way(key, schema)) is not None:
-                records[key] = self._coded(key, decode(record), way, numbers)
+                records[key] = self._coded(key, record, way, numbers)
         self._seconds["encode-s"] = time.perf_counter() - began
-        told = {**numbers, **self._seconds}
-        reply.content = RecordDict({**records, CODEC: MetricRecord(told)})  # type: ignore[arg-type]
+        if numbers["numbers"]:
+            records[CODEC] = MetricRecord({**numbers, **self._seconds})
+        reply.content = RecordDict(records)
 
-    def _coded(self, key: str, tensors: Tensors, way: tuple[Chain, bool], numbers: dict[str, float]) -> ArrayRecord:
-        by, against = way
+    def _coded(self, key: str, record: ArrayRecord, way: tuple[Chain, bool], numbers: dict[str, float]) -> ArrayRecord:
+        (by, against), tensors = way, decode(record)
         base = decode(self._received[key]) if against else None
         kind, used = f"residual-{_safe(key)}", int(self._orders["used"])
         left = self._memory.load(kind, used) if by.residual and used else None
         head = Head(int(self._orders["round"]), self._orders[f"id/{key}"] if against else 0, 0, self._orders["seed"])
         packed = pack_within(tensors, by, head, base, left["lost"] if left else None, self._orders["budget"] or None)
+        if base is None and not by.residual and len(packed.data) >= record_bytes(record):
+            return record  # a few numbers are shorter as they are
         if by.residual:
             self._memory.save(kind, head.round, {"lost": packed.lost}, self._needed_from(used))
         numbers["nmse"] = packed.nmse

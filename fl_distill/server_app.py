@@ -259,6 +259,7 @@ class _Server:
             **{key: finite(last.get(key)) for key in keys},
             "selected": {key: best.get(key) for key in ("round", "validation_accuracy", *keys)},
             "architectures": architectures(last.get("sites", {})),
+            "codec": {**last.get("codec", {}), "layers": self._coding.layers} if self._e.codec.any else {},
             "sites": last.get("sites", {}),
         }
 

@@ -10,7 +10,7 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from torch import Tensor
 
-from ..codec import Schema, decode, encode, schema_of
+from ..codec import Schema, decode, encode, record_bytes, schema_of
 from ..codec.budget import pack_within
 from ..codec.chain import chain
 from ..codec.layout import schema_id
@@ -121,6 +121,8 @@ class Coding:
             return _Outgoing(record, 0, None, lambda: record)
         head = Head(number, seed=derive(self._seed, CODEC, "down", number))
         packed = pack_within(decode(record), by, head, budget=self._codecs.down.bytes_per_round)
+        if len(packed.data) >= record_bytes(record):
+            return _Outgoing(record, packed.head.becomes, None, lambda: record)
         self._note(packed)
         coded = packed.record()
         return _Outgoing(record, packed.head.becomes, None, lambda: coded)

@@ -1,5 +1,15 @@
 """How tensors become bytes and come back."""
 
-from .arrays import Form, Schema, decode, encode, knowledge_bytes, narrowed, payload_bytes, schema_of
+from .arrays import Form, Schema, decode, encode, knowledge_bytes, narrowed, payload_bytes, record_bytes, schema_of
 
-__all__ = ["Form", "Schema", "decode", "encode", "knowledge_bytes", "narrowed", "payload_bytes", "schema_of"]
+__all__ = [
+    "Form",
+    "Schema",
+    "decode",
+    "encode",
+    "knowledge_bytes",
+    "narrowed",
+    "payload_bytes",
+    "record_bytes",
+    "schema_of",
+]

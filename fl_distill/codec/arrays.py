@@ -95,10 +95,11 @@ def payload_bytes(content: RecordDict) -> int:
 
 def knowledge_bytes(content: RecordDict) -> int:
     """Bytes of the encoded tensors alone, without scores and settings."""
-    return sum(map(_array_bytes, content.array_records.values()))
+    return sum(map(record_bytes, content.array_records.values()))
 
 
-def _array_bytes(record: ArrayRecord) -> int:
+def record_bytes(record: ArrayRecord) -> int:
+    """Bytes of one record's encoded tensors, and of their names."""
     return sum(len(name.encode()) + len(array.data) for name, array in record.items())
 
 

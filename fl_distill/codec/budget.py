@@ -4,13 +4,14 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from ..errors import BadUpdate
 from .chain import Chain, chain
 from .layout import CODED, layout, schema_of_tensors
-from .rate import fitted
+from .rate import fitted, sample
 from .wire import Head, Packed, pack
 
-_SAMPLE = 65536
-_TRIES = 4
+_TRIES = 8
+_MARGIN = 0.99
 
 
 def pack_within(
@@ -23,33 +24,32 @@ def pack_within(
 ) -> Packed:
     """`pack` with the finest codec of the kind of `by` whose message has at most `budget` bytes (None: `by` itself).
 
-    The codec is chosen on a sample, and again with less room while the whole message is too long. Raises ValueError
+    The codec is chosen on a sample, and again with less room while the whole message is too long. Raises `BadUpdate`
     that says the least possible where nothing fits.
     """
     if budget is None:
         return pack(tensors, by, head, base, residual)
-    plan = layout(schema_of_tensors(tensors), by.keep)
-    vector = plan.vector(CODED, tensors, base)
+    vector = layout(schema_of_tensors(tensors), by.keep).vector(CODED, tensors, base)
     if residual is not None and residual.shape == vector.shape:
         vector = vector + residual
-    sample = vector[:: max(1, len(vector) // _SAMPLE)].contiguous()
-    envelope = len(pack(tensors, _plain(by), head, base).data) - 2 * len(vector)
-    room = budget - envelope
+    # What surrounds the coded numbers: the message in float16, less its two bytes a number.
+    around = len(pack(tensors, _float16(by), head, base).data) - 2 * len(vector)
+    room, seen = budget - around, sample(vector)
     for _ in range(_TRIES):
-        packed = pack(tensors, _fit(by, sample, len(vector), room), head, base, residual)
-        if len(packed.data) <= budget:
+        packed = pack(tensors, _fit(by, seen, len(vector), room, around), head, base, residual)
+        if (excess := len(packed.data) - budget) <= 0:
             return packed
-        room -= max(len(packed.data) - budget, room // 50)
-    raise ValueError(f"no codec like {by.text!r} keeps this message within {budget} bytes")
+        room = int(min(room - excess, room**2 / (room + excess)) * _MARGIN)
+    raise BadUpdate(f"no codec like {by.text!r} keeps a message of {len(vector)} numbers within {budget} bytes")
 
 
-def _fit(by: Chain, sample: Tensor, numel: int, room: int) -> Chain:
-    found = chain(fitted(by.text, sample, numel, room))
-    if found is None:
-        raise ValueError(f"no codec like {by.text!r} has {room} bytes")
-    return found
+def _fit(by: Chain, seen: Tensor, numel: int, room: int, around: int) -> Chain:
+    try:
+        found = chain(fitted(by.text, seen, numel, max(1, room)))
+    except ValueError as error:
+        raise BadUpdate(f"{error} ({around} bytes go to what is around the numbers)") from error
+    return found or by
 
 
-def _plain(by: Chain) -> Chain:
-    plain = chain(["keep", "float16"] if by.keep else ["float16"])
-    return plain or by
+def _float16(by: Chain) -> Chain:
+    return chain("keep float16" if by.keep else "float16") or by
