@@ -390,17 +390,17 @@ def test_low_rank_is_near_the_best_there_is() -> None:
 
 
 def test_the_start_is_as_written_down() -> None:
-    def splitmix(z: int) -> int:
-        word = 2**64 - 1
-        z = z + 0x9E3779B97F4A7C15 & word
+    word, step = 2**64 - 1, 0x9E3779B97F4A7C15
+
+    def mix(z: int) -> int:
         z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 & word
         z = (z ^ z >> 27) * 0x94D049BB133111EB & word
         return z ^ z >> 31
 
-    assert splitmix(0) == 0xE220A8397B1DCDAF  # the reference implementation's first number for the seed 0
+    assert mix(step) == 0xE220A8397B1DCDAF  # the reference implementation's first number for the seed 0
     seed, index = 2**64 - 3, 5
-    state = splitmix(seed + splitmix(index) & 2**64 - 1)
-    expected = [(splitmix(state + i & 2**64 - 1) >> 11) / 2**52 - 1 for i in range(12)]
+    key = mix(seed + (2 + index + 1) * step & word)
+    expected = [(mix(key + (i + 1) * step & word) >> 11) / 2**52 - 1 for i in range(12)]
     assert low_rank.start(seed, index, 6, 2).reshape(-1).tolist() == expected
 
 

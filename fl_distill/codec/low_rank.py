@@ -10,16 +10,15 @@ from typing import final
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ..checks import require, whole
 from ..errors import BadUpdate
 from .coder import About, Bytes, Coder, Transform
+from .counter import STARTS, words
 
 _ITERATIONS = 2
 _GONE = 1e-10  # of a column's norm: what is left of it lies in those before, to rounding
-_WORD = (1 << 64) - 1
 
 
 @final
@@ -87,23 +86,10 @@ class LowRank(Transform):
 
 
 def start(seed: int, index: int, rows: int, rank: int) -> Tensor:
-    """(rows, rank) of numbers u in [-1, 1), float64: u = 2 s(h + i) / 2^64 - 1 for entry i, h = s(seed + s(index)).
-
-    s is a step of splitmix64 (Steele et al. 2014) from the state z, all modulo 2^64:
-    z += 0x9E3779B97F4A7C15; z = (z ^ z >> 30) 0xBF58476D1CE4E5B9; z = (z ^ z >> 27) 0x94D049BB133111EB; z ^ z >> 31.
-    """
-    (inner,) = _splitmix(np.array([index], np.uint64))
-    (outer,) = _splitmix(np.array([(seed + int(inner)) & _WORD], np.uint64))
-    hashed = _splitmix(np.arange(rows * rank, dtype=np.uint64) + outer)
+    """(rows, rank) of numbers w / 2^63 - 1 in [-1, 1), float64: w are the words of stream 2 + `index` (see `counter`)."""
+    hashed = words(seed, STARTS + index, 0, rows * rank)
     # The upper 53 bits: what float64 holds.
     return torch.from_numpy((hashed >> np.uint64(11)).astype(np.float64) * 2.0**-52 - 1).view(rows, rank)
-
-
-def _splitmix(z: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    z = z + np.uint64(0x9E3779B97F4A7C15)
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
 
 
 def _factors(matrix: Tensor, rank: int, seed: int, index: int) -> tuple[Tensor, Tensor]:
