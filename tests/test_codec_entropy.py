@@ -383,10 +383,14 @@ def test_low_rank_is_near_the_best_there_is() -> None:
     g = torch.Generator().manual_seed(0)
     left, right = (torch.linalg.qr(torch.randn(n, 40, generator=g, dtype=torch.float64))[0] for n in (60, 40))
     matrix = (left * 0.7 ** torch.arange(40)) @ right.T
-    x, about = matrix.float().reshape(-1), About(((60, 40),), seed=5)
+    x = matrix.float().reshape(-1)
     best = float((0.49 ** torch.arange(40.0))[3:].sum() / (0.49 ** torch.arange(40.0)).sum())
-    made = LowRank(Exact(), 3)
-    assert best < nmse(x, made.decode(made.encode(x, about), about)) < 1.15 * best
+    made, errors = LowRank(Exact(), 3), []
+    for seed in range(20):
+        about = About(((60, 40),), seed)
+        errors.append(nmse(x, made.decode(made.encode(x, about), about)))
+    assert best < min(errors)
+    assert sum(errors) / 20 < 1.15 * best
 
 
 def test_the_start_is_as_written_down() -> None:

@@ -6,8 +6,8 @@
 
 That is splitmix64, started at `key`. Words are read as little-endian bytes, and a byte's lowest bit comes first.
 Stream 0 holds the signs of rotations, one bit a number (1 is minus). Stream 1 holds dithers, one byte r a number:
-d = (r + 1/2) / 256 - 1/2, and r counts from 0 to 255. Stream 2 + i holds the start of the i-th matrix of `lowrank`, one word
-a number.
+d = (r + 1/2) / 256 - 1/2, and r counts from 0 to 255. Stream 2 + i holds the start of the i-th matrix of `lowrank`,
+one word a number.
 
 Source: Steele, Lea, Flood 2014, "Fast splittable pseudorandom number generators"; constants of Vigna's splitmix64.c.
 """

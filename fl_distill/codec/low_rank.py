@@ -86,7 +86,7 @@ class LowRank(Transform):
 
 
 def start(seed: int, index: int, rows: int, rank: int) -> Tensor:
-    """(rows, rank) of numbers w / 2^63 - 1 in [-1, 1), float64: w are the words of stream 2 + `index` (see `counter`)."""
+    """(rows, rank) numbers w / 2^63 - 1 in [-1, 1), float64: w are the words of stream 2 + `index` (see `counter`)."""
     hashed = words(seed, STARTS + index, 0, rows * rank)
     # The upper 53 bits: what float64 holds.
     return torch.from_numpy((hashed >> np.uint64(11)).astype(np.float64) * 2.0**-52 - 1).view(rows, rank)
