@@ -390,7 +390,7 @@ def test_low_rank_is_near_the_best_there_is() -> None:
         about = About(((60, 40),), seed)
         errors.append(nmse(x, made.decode(made.encode(x, about), about)))
     assert best < min(errors)
-    assert sum(errors) / 20 < 1.15 * best
+    assert sum(errors) / 20 < 1.25 * best
 
 
 def test_the_start_is_as_written_down() -> None:
