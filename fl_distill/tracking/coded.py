@@ -66,7 +66,7 @@ def _codec(way: str, said: Mapping[str, Any]) -> str:
     if way == "down" or not isinstance(sites, Mapping) or not sites:
         return shared
     own = [f"{text.clean(site)}: {_sentence(sites[site])}" for site in text.natural(sites)]
-    more = [f"{len(own) - _NAMED} sites more"] if len(own) > _NAMED else []
+    more = [f"and {len(own) - _NAMED} more"] if len(own) > _NAMED else []
     return "; ".join([shared, *own[:_NAMED], *more])
 
 

@@ -98,7 +98,8 @@ class WandbObserver(Observer):
             head: list[Any] = ["architecture", *next(iter(groups.values()))]
             lines: list[Any] = [[text.clean(model), *map(group.get, head[1:])] for model, group in groups.items()]
             self._run.log({"architectures_table": wandb.Table(columns=head, data=lines)})
-        if sent := [list(layer) for layer in layers(summary)]:
+        sent: list[Any] = [[text.clean(name), count, nmse] for name, count, nmse in layers(summary)]
+        if sent:
             self._run.log({"layers_table": wandb.Table(columns=["tensor", "bytes", "nmse"], data=sent)})
 
     def _end(self, code: int) -> None:
