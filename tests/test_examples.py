@@ -1,6 +1,10 @@
 """The examples are run, so that they stay true."""
 
 import importlib.util
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -38,3 +42,16 @@ def test_the_lines_are_the_only_ones_that_know_of_coding() -> None:
     assert len(marked) == 2
     assert "ClientApp(mods=[quantized])" in marked[0]
     assert 'Quantized(FedAvg(min_available_nodes=SITES), up="int8", down="int8")' in marked[1]
+
+
+@pytest.mark.slow
+def test_the_app_runs_in_flowers_simulation() -> None:
+    command = [sys.executable, str(EXAMPLES / "quantized_flower.py")]
+    environment = os.environ | {"PYTHONPATH": str(EXAMPLES.parent.parent)}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280, env=environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = re.findall(r"^(\w+) +accuracy (0\.\d+)  ([\d.]+) MB$", done.stdout, re.MULTILINE)
+    assert [name for name, _, _ in found] == ["float32", "int8"]
+    (_, plain, sent), (_, coded, fewer) = found
+    assert abs(float(plain) - float(coded)) <= 0.02
+    assert float(fewer) < 0.35 * float(sent)
