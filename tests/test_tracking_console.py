@@ -215,6 +215,21 @@ def test_durations(value: float, shown: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (0.0, "0.0 ms"),
+        (0.00212, "2.1 ms"),
+        (0.00997, "10 ms"),
+        (0.25, "250 ms"),
+        (0.9996, "1.0 s"),
+        (75.0, "1 min 15 s"),
+    ],
+)
+def test_moments(value: float, shown: str) -> None:
+    assert text.moment(value) == shown
+
+
+@pytest.mark.parametrize(
     ("value", "shown"), [(None, "–"), (0.1234, "+12.3"), (-0.05, "-5.0"), (0.0, "+0.0"), (-0.0001, "+0.0")]
 )
 def test_points(value: float | None, shown: str) -> None:

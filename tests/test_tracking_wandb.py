@@ -27,7 +27,8 @@ SCRIPT = textwrap.dedent(
     row = {"wall_s": 1.5, "bytes_up": 25, "bytes_down": 10, "test_accuracy": 0.8,
            "local_accuracy": 0.7, "server_accuracy": float("nan"), "failures": {"b/1": "late"},
            "alone_accuracy": 0.75, "gain": 0.05, "agreement": 0.5, "entropy": None, "knowledge_up": 20,
-           "knowledge_down": 0, "warnings": ["few examples"], "sites": {"a": entry | {"alone_accuracy": 0.75}}}
+           "knowledge_down": 0, "warnings": ["few examples"], "codec": {"bits_up": 8.25, "nmse_up": 0.125},
+           "sites": {"a": entry | {"alone_accuracy": 0.75}}}
     config, sites = {"rounds": 2, "strategy": {"mu": 0.5}}, {"a": SiteInfo("mlp", 5)}
     ids = {"wandb": known} if known else {}
     info = RunInfo(folder, config, "fedavg-digits-0", sites, tracker_ids=ids)
@@ -37,7 +38,8 @@ SCRIPT = textwrap.dedent(
         observer.round_done(row | {"round": number})
     if ending == "finished":
         group = {"sites": 1, "alone_accuracy": 0.75, "gain": float("nan"), "worst": 0.8}
-        summary = {"test_accuracy": 0.8, "selected": {"round": 1}, "sites": {}, "architectures": {"mlp": group}}
+        summary = {"test_accuracy": 0.8, "selected": {"round": 1}, "sites": {}, "architectures": {"mlp": group},
+                   "codec": {"bits_up": 8.25, "layers": {"w.bias": [64, 0.0], "w.weight": [400, 0.125]}}}
         observer.finished(summary, "finished")
     observer.close()
     print(observer.state()["wandb"])
@@ -116,6 +118,7 @@ def test_the_folder_holds_the_round_metrics(offline: tuple[Path, str, str]) -> N
     assert list(told.values()) == [0.75, 0.05, 0.5, None, 20]
     assert (rounds[0]["sites/a/alone_accuracy"], rounds[0]["warnings"]) == (0.75, 1)
     assert "sites/a/local_accuracy" not in rounds[0]
+    assert (rounds[0]["codec/bits_up"], rounds[0]["codec/nmse_up"]) == (8.25, 0.125)
 
 
 def test_the_folder_holds_the_run_its_config_and_its_files(offline: tuple[Path, str, str]) -> None:
@@ -138,12 +141,24 @@ def test_the_folder_holds_the_run_its_config_and_its_files(offline: tuple[Path, 
     assert (kinds["plots"], kinds["model"]) == (["accuracy.png"], ["server.safetensors"])
     summary = {item.key or ".".join(item.nested_key) for record in seen["summary"] for item in record.summary.update}
     assert {"test_accuracy", "selected.round", "status", "architectures.mlp.alone_accuracy"} <= summary
+    assert not [key for key in summary if "layers" in key and "w." in key]
     assert seen["exit"][0].exit.exit_code == 0
 
 
+def table_of(folder: Path, name: str) -> dict[str, Any]:
+    (file,) = (folder / "wandb").glob(f"*run-*/files/media/table/{name}*.json")
+    found: dict[str, Any] = json.loads(file.read_text())
+    return found
+
+
+def test_the_tensors_of_the_last_message_down_are_a_table(offline: tuple[Path, str, str]) -> None:
+    table = table_of(offline[0], "layers_table")
+    assert table["columns"] == ["tensor", "bytes", "nmse"]
+    assert table["data"] == [["w.weight", 400, 0.125], ["w.bias", 64, 0.0]]
+
+
 def test_the_architectures_are_a_table(offline: tuple[Path, str, str]) -> None:
-    (file,) = (offline[0] / "wandb").glob("*run-*/files/media/table/architectures_table*.json")
-    table = json.loads(file.read_text())
+    table = table_of(offline[0], "architectures_table")
     assert table["columns"] == ["architecture", "sites", "alone_accuracy", "gain", "worst"]
     assert table["data"] == [["mlp", 1, 0.75, None, 0.8]]
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, TextIO, final
 
 from . import text
+from .coded import codings
 from .groups import TWINS, architectures, comparable, comparison, of_run
 from .observer import Observer, Row, RunInfo, Status, Summary
 
@@ -136,6 +137,8 @@ class ConsoleObserver(Observer):
         groups = of_run(summary)
         if comparable(groups):
             self._view.table(comparison(groups))
+        if coded := codings(self._run.config, summary):
+            self._view.table(coded)
         if status != "finished":
             self._view.say(f"continue with: fl-distill resume={self._run.folder}")
         self.close()

@@ -20,8 +20,9 @@ from .canvas import (
     save,
     write_title,
 )
+from .coding_plot import by_codec
 from .groups import newest_sites
-from .observer import Row, RunInfo
+from .observer import Row, RunInfo, Summary
 from .versus import by_architecture
 
 _LINES = (
@@ -31,24 +32,25 @@ _LINES = (
 )
 
 
-def draw(folder: Path, rows: Sequence[Row], run: RunInfo) -> list[Path]:
+def draw(folder: Path, rows: Sequence[Row], run: RunInfo, summary: Summary | None = None) -> list[Path]:
     """Write every picture that the rows allow into `folder`; returns their paths.
 
     `accuracy` by round and by megabyte, `architectures` alone and federated, `sites` (each one's newest
-    accuracies), `labels` (who holds what).
+    accuracies), `labels` (who holds what), `codec` (what coding made of the bytes, and of each tensor in `summary`).
     """
     folder.mkdir(parents=True, exist_ok=True)
-    made = [save(picture, folder / f"{name}.png") for name, picture in _pictures(rows, run) if picture]
+    made = [save(picture, folder / f"{name}.png") for name, picture in _pictures(rows, run, summary or {}) if picture]
     return made
 
 
-def _pictures(rows: Sequence[Row], run: RunInfo) -> list[tuple[str, Any]]:
+def _pictures(rows: Sequence[Row], run: RunInfo, summary: Summary) -> list[tuple[str, Any]]:
     return [
         ("accuracy", by_round(rows)),
         ("accuracy_by_megabyte", by_megabyte(rows)),
         ("architectures", by_architecture(rows)),
         ("sites", by_site(rows)),
         ("labels", labels(run)),
+        ("codec", by_codec(rows, summary)),
     ]
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import final
 
 from . import text
+from .coded import LAYERS_HEAD, by_layer, codings
 from .groups import TWINS, architectures, comparison, newest_sites
 from .jsonl import read, strict
 from .observer import Observer, Row, RunInfo, Status, Summary
@@ -27,6 +28,8 @@ pre { background: #f6f6f6; padding: 1rem; overflow-x: auto; font-size: 13px }
 .card { border: 1px solid #e6e6e6; border-radius: .5rem; padding: .7rem 1.1rem; min-width: 7rem }
 .card b { display: block; font-size: 1.4rem; font-weight: 600 } .card span { color: #666; font-size: .85rem }
 """
+_LINES = 500
+"""No table is longer."""
 
 
 @final
@@ -50,7 +53,7 @@ def write_report(run: RunInfo, summary: Summary, status: str) -> Path:
     """Draw the plots of the run in `run.folder` and write its `report.html`; returns the page's path."""
     rows = read(run.folder)
     page = run.folder / "report.html"
-    pictures = draw(run.folder / "plots", rows, run)
+    pictures = draw(run.folder / "plots", rows, run, summary)
     page.write_text(render(run, rows, strict(summary), status, pictures), encoding="utf-8")
     return page
 
@@ -64,6 +67,7 @@ def render(run: RunInfo, rows: Sequence[Row], summary: Summary, status: str, pic
         f"<h1>{name}</h1>{_subtitle(run, summary, status)}{_cards(summary)}",
         f"<h2>Result</h2>{_result(summary)}",
         *map(_picture, pictures),
+        _coding(run, summary),
         f"<h2>Architectures</h2>{_architectures(rows, summary)}" if rows else "",
         f"<h2>Sites</h2>{_sites(rows)}" if rows else "",
         _warnings(rows),
@@ -128,6 +132,16 @@ def _result(summary: Summary) -> str:
     return _table(head, lines)
 
 
+def _coding(run: RunInfo, summary: Summary) -> str:
+    """Both ways, and what each tensor of the last message down took; nothing where nothing was coded."""
+    if not (ways := codings(run.config, summary)):
+        return ""
+    layers = by_layer(summary)
+    told = f"<h2>Layers, last message down</h2>{_table(LAYERS_HEAD, layers[:_LINES])}" if layers else ""
+    more = f"<p>and {len(layers) - _LINES} more in summary.json</p>" if len(layers) > _LINES else ""
+    return f"<h2>Codec, last round</h2>{_table(ways[0], ways[1:])}{told}{more}"
+
+
 def _architectures(rows: Sequence[Row], summary: Summary) -> str:
     head, *lines = comparison(summary.get("architectures") or architectures(newest_sites(rows)))
     return _table(head, lines)
@@ -169,8 +183,8 @@ def _failures(rows: Sequence[Row]) -> str:
     lines = [[row["round"], site, reason] for row in rows for site, reason in row["failures"].items()]
     if not lines:
         return "<p>No site lost a round.</p>"
-    shown = _table(["round", "site", "reason"], lines[:500], kind="wide text")
-    return shown + (f"<p>and {len(lines) - 500} more in rounds.jsonl</p>" if len(lines) > 500 else "")
+    shown = _table(["round", "site", "reason"], lines[:_LINES], kind="wide text")
+    return shown + (f"<p>and {len(lines) - _LINES} more in rounds.jsonl</p>" if len(lines) > _LINES else "")
 
 
 def _table(head: Iterable[object], lines: Iterable[Iterable[object]], kind: str = "wide") -> str:

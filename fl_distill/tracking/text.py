@@ -57,6 +57,18 @@ def seconds(value: float | None) -> str:
     return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+def moment(value: float) -> str:
+    """Seconds that may be few: `2.1 ms` below one second, then as `seconds` has it."""
+    if value >= 0.9995:
+        return seconds(value)
+    return f"{1000 * value:.{0 if value >= 0.00995 else 1}f} ms"
+
+
+def error(value: float | None) -> str:
+    """Two significant digits of a normalised squared error, or a dash."""
+    return "–" if value is None else f"{value:.2g}"
+
+
 def natural(names: Iterable[str]) -> list[str]:
     """Names in the order people count: `site-2` before `site-10`."""
     return sorted(names, key=lambda name: ([_piece(part) for part in re.split(r"(\d+)", name)], name))

@@ -9,6 +9,7 @@ from typing import Any, Literal, final
 from urllib.parse import urlsplit
 
 from . import text
+from .coded import layers
 from .groups import comparable, of_run
 from .jsonl import strict
 from .observer import Observer, Row, RunInfo, Status, Summary
@@ -21,6 +22,8 @@ MODELS_BYTES = 100_000_000
 """Models of sites are uploaded only where all of them together are smaller than this."""
 _SITE_KEYS = ("loss", "test_accuracy", "alone_accuracy", "local_accuracy", "bytes_up", "bytes_down")
 _COUNTED = ("failures", "warnings")
+_APART = ("sites", "codec")
+"""Maps of a row or summary that have keys, or a table, of their own."""
 
 
 @final
@@ -66,7 +69,7 @@ class WandbObserver(Observer):
             return
         code = 0 if status == "finished" else 1
         try:
-            self._run.summary.update(_flat({k: v for k, v in strict(summary).items() if k != "sites"}))
+            self._run.summary.update(_flat({k: v for k, v in strict(summary).items() if k not in _APART}))
             self._run.summary["status"] = status
             self._log_tables(strict(summary))
             _upload(self._run, self._info.folder)
@@ -95,6 +98,9 @@ class WandbObserver(Observer):
             head: list[Any] = ["architecture", *next(iter(groups.values()))]
             lines: list[Any] = [[text.clean(model), *map(group.get, head[1:])] for model, group in groups.items()]
             self._run.log({"architectures_table": wandb.Table(columns=head, data=lines)})
+        sent: list[Any] = [[text.clean(name), count, nmse] for name, count, nmse in layers(summary)]
+        if sent:
+            self._run.log({"layers_table": wandb.Table(columns=["tensor", "bytes", "nmse"], data=sent)})
 
     def _end(self, code: int) -> None:
         run, self._run = self._run, None
@@ -103,10 +109,11 @@ class WandbObserver(Observer):
 
 
 def history(row: Row) -> dict[str, Any]:
-    """What was measured, as flat W&B keys: `sites/<name>/local_accuracy`, `failures` and `warnings` as counts."""
+    """What was measured, as flat W&B keys: `sites/<name>/loss`, `codec/bits_up`; failures and warnings as counts."""
     plain = strict(row)
-    flat = {key: value for key, value in plain.items() if key not in ("sites", *_COUNTED)}
+    flat = {key: value for key, value in plain.items() if key not in (*_APART, *_COUNTED)}
     flat |= {key: len(plain[key]) for key in _COUNTED if key in plain} | {"loss": text.mean_loss(plain)}
+    flat |= {f"codec/{key}": value for key, value in plain.get("codec", {}).items()}
     for site, values in plain["sites"].items():
         name = text.clean(site).replace("/", "_")
         flat |= {f"sites/{name}/{key}": values.get(key) for key in _SITE_KEYS}
