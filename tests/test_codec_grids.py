@@ -15,7 +15,7 @@ from fl_distill.codec import counter, lloydmax, packing, ring
 from fl_distill.codec.chain import chain
 from fl_distill.codec.codebook import NF4
 from fl_distill.codec.coder import About, Coder
-from fl_distill.codec.rotate import Rotate, hadamard
+from fl_distill.codec.rotate import Hadamard, Rotate
 from fl_distill.errors import BadUpdate
 
 LONG = packing.TILE + 4464  # more than a tile
@@ -164,7 +164,7 @@ def test_hadamard_is_the_dense_matrix(block: int) -> None:
         dense = np.block([[dense, dense], [dense, -dense]])
     x = normal(3 * block)
     expected = x.double().view(3, block).numpy() @ dense / math.sqrt(block)
-    found = hadamard(x.clone(), torch.empty(3 * block), block)
+    found = Hadamard(3 * block, block).of(x)
     assert np.allclose(found.view(3, block).numpy(), expected, atol=1e-5)
 
 

@@ -21,6 +21,9 @@ SIGNS, DITHERS, STARTS = 0, 1, 2
 
 _STEP = 0x9E3779B97F4A7C15
 _LIMIT = 1 << 64
+# Of each byte its eight signs, one a byte.
+_OF_BYTE = 1 - 2 * np.unpackbits(np.arange(256, dtype=np.uint8), bitorder="little").view(np.int8)
+_OF_BYTE = _OF_BYTE.view(np.uint64)
 
 
 def words(seed: int, stream: int, first: int, count: int) -> NDArray[np.uint64]:
@@ -34,11 +37,8 @@ def words(seed: int, stream: int, first: int, count: int) -> NDArray[np.uint64]:
 
 def signs(seed: int, first: int, count: int) -> Tensor:
     """1 or -1 for the numbers from `first`, a multiple of 64: (count,) int8."""
-    bits = np.unpackbits(
-        words(seed, SIGNS, first // 64, -(-count // 64)).view(np.uint8), count=count, bitorder="little"
-    )
-    np.left_shift(bits, 1, out=bits)
-    return torch.from_numpy(np.subtract(np.uint8(1), bits, out=bits).view(np.int8))
+    raw = words(seed, SIGNS, first // 64, -(-count // 64)).view(np.uint8)
+    return torch.from_numpy(_OF_BYTE.take(raw).view(np.int8)[:count])
 
 
 def dithers(seed: int, first: int, count: int) -> Tensor:

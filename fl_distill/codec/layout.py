@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .arrays import BY_NAME, NAME_OF, Form, Schema, check_numbers
+from .buffers import room
 from .coder import About
 
 RAW, HALF, CODED = 0, 1, 2
@@ -41,14 +42,25 @@ class Layout:
 
     def vector(self, mode: int, tensors: Tensors, base: Tensors | None) -> Tensor:
         """The tensors of a mode, or their change against `base`, end to end in float32."""
-        names = self.names(mode)
-        sizes = [math.prod(self.schema[name].shape) for name in names]
-        vector = torch.empty(sum(sizes))
-        for name, part in zip(names, torch.split(vector, sizes) if names else (), strict=True):
-            part.copy_(tensors[name].detach().reshape(-1))
-            if base is not None:
-                part.sub_(base[name].detach().reshape(-1).to(torch.float32))
+        vector = room(sum(self._sizes(mode)))
+        for name, part in zip(self.names(mode), self._parts(mode, vector), strict=True):
+            tensor = tensors[name].detach().reshape(-1)
+            if base is None:
+                part.copy_(tensor)
+            else:
+                torch.sub(tensor.to(part), base[name].detach().reshape(-1).to(part), out=part)
         return vector
+
+    def norms(self, mode: int, vector: Tensor) -> list[float]:
+        """The norm of each tensor of a mode."""
+        return [float(torch.linalg.vector_norm(part)) for part in self._parts(mode, vector)]
+
+    def _sizes(self, mode: int) -> list[int]:
+        return [math.prod(self.schema[name].shape) for name in self.names(mode)]
+
+    def _parts(self, mode: int, vector: Tensor) -> tuple[Tensor, ...]:
+        sizes = self._sizes(mode)
+        return torch.split(vector, sizes) if sizes else ()
 
     def raw(self, tensors: Tensors) -> bytes:
         """The tensors that travel as they are, end to end: little-endian, in C order."""

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from .blocks import Blocks
-from .codebook import borders, look_up, nearest
+from .codebook import borders, look_up, nearest, nearest_normal
 from .coder import About
 from .packing import Raw
 
@@ -59,8 +59,11 @@ class _Normal(Blocks, ABC):
     def quantize(self, x: Tensor, about: About, first: int, scratch: Tensor, codes: Tensor) -> Tensor:
         """S of x is S of y times ||x|| / sqrt(d)."""
         size = normalised(x, scratch)
-        nearest(scratch, self.borders, codes)
         c = torch.empty_like(scratch)
+        if self.bits > 2:
+            nearest_normal(scratch, self.borders, codes, c)
+        else:
+            nearest(scratch, self.borders, codes)
         look_up(codes.numpy(), self.levels, c)
         return self.factor(c, scratch).double().mul_(size).nan_to_num_(0).clamp_(max=self.limit).float()
 

@@ -43,13 +43,14 @@ class Rotate(Transform):
         """The inner code of the rotated vector."""
         count, block = self._padded(len(x))
         rotated = room(count)
-        first, second = torch.empty(min(count, TILE)), torch.empty(min(count, TILE))
+        turn = Hadamard(min(count, TILE), block)
         for start in range(0, len(x), TILE):
             tile = x[start : start + TILE]
-            here = first[: min(TILE, count - start)]
-            torch.mul(tile, signs(about.seed, start, len(tile)), out=here[: len(tile)])
-            here[len(tile) :] = 0
-            rotated[start : start + len(here)] = hadamard(here, second[: len(here)], block)
+            out = rotated[start : start + TILE]
+            turn = turn if len(out) == len(turn.given) else Hadamard(len(out), block)
+            torch.mul(tile, signs(about.seed, start, len(tile)), out=turn.given[: len(tile)])
+            turn.given[len(tile) :] = 0
+            turn.into(out)
         return self.inner.encode(rotated, about.flat(count))
 
     def decode(self, data: Bytes, about: About) -> Tensor:
@@ -64,11 +65,11 @@ class Rotate(Transform):
         y = self.inner.decode(data, about.flat(count))
         if count and max(-float(y.min()), float(y.max())) > LARGEST / block:
             raise BadUpdate(f"rotate holds a number above {LARGEST / block:.6g}, which would overflow when turned back")
-        scratch = torch.empty(min(count, TILE))
+        turn = Hadamard(min(count, TILE), block)
         for start in range(0, about.numel, TILE):
-            tile = into[start : start + TILE]
-            here = y[start : start + TILE]
-            back = hadamard(here, scratch[: len(here)], block)[: len(tile)]
+            tile, here = into[start : start + TILE], y[start : start + TILE]
+            turn = turn if len(here) == len(turn.given) else Hadamard(len(here), block)
+            back = turn.of(here)[: len(tile)]
             tile.addcmul_(back, signs(about.seed, start, len(tile)), value=weight)
 
     def lengths(self, about: About) -> tuple[int, int]:
@@ -81,18 +82,49 @@ class Rotate(Transform):
         return -(-count // block) * block, block
 
 
-def hadamard(x: Tensor, scratch: Tensor, block: int) -> Tensor:
-    """H x / sqrt(block) of each block, in `x` or `scratch`, both overwritten; (N,) -> (N,), N whole blocks."""
-    width = min(_PRODUCT, block)
-    matrix = _matrix(width, block)
-    torch.mm(x.view(-1, width), matrix, out=scratch.view(-1, width))
-    x, scratch = scratch, x
-    while width < block:
-        pairs, out = x.view(-1, 2, width), scratch.view(-1, 2, width)
-        torch.add(pairs[:, 0], pairs[:, 1], out=out[:, 0])
-        torch.sub(pairs[:, 0], pairs[:, 1], out=out[:, 1])
-        x, scratch, width = scratch, x, 2 * width
-    return x
+class Hadamard:
+    """H x / sqrt(block) of each block of tiles of `count` numbers, whole blocks; (N,) -> (N,).
+
+    Its memory, and the views of it that each pass needs, are made once: making them takes as long as a small pass.
+    """
+
+    def __init__(self, count: int, block: int) -> None:
+        width = min(_PRODUCT, block)
+        self._matrix = _matrix(width, block)
+        self.given = torch.empty(count)
+        """Where `into` takes its tile from."""
+        memory = (self.given, torch.empty(count))
+        self._passes = []
+        self._product = memory[1]
+        while width < block:
+            self._passes.append((_halves(memory[1], width), _halves(memory[0], width)))
+            memory, width = memory[::-1], 2 * width
+        self._width, self._result = width // 2, memory[1]
+
+    def into(self, out: Tensor) -> None:
+        """Of `given`, which is overwritten, into `out`."""
+        self._turn(self.given, _halves(out, self._width) if self._passes else None)
+        if not self._passes:
+            out.copy_(self._result)
+
+    def of(self, x: Tensor) -> Tensor:
+        """Of `x`, in memory that the next call overwrites."""
+        self._turn(x, None)
+        return self._result
+
+    def _turn(self, x: Tensor, last: tuple[Tensor, Tensor] | None) -> None:
+        width = len(self._matrix)
+        torch.mm(x.view(-1, width), self._matrix, out=self._product.view(-1, width))
+        for (a, b), own in self._passes:
+            plus, minus = last if last is not None and own is self._passes[-1][1] else own
+            torch.add(a, b, out=plus)
+            torch.sub(a, b, out=minus)
+
+
+def _halves(x: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    """Of each 2 * `width` numbers the first half, and the second."""
+    pairs = x.view(-1, 2, width)
+    return pairs[:, 0], pairs[:, 1]
 
 
 @lru_cache(maxsize=64)

@@ -4,8 +4,9 @@ import json
 import math
 import struct
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 
 import torch
 from flwr.app import Array, ArrayRecord
@@ -13,8 +14,10 @@ from torch import Tensor
 
 from ..errors import BadUpdate
 from ..seeds import derive
-from .arrays import BY_NAME, Form, Schema, check_numbers
+from .arrays import BY_NAME, LARGEST, Form, Schema, check_numbers
 from .chain import Chain, chain
+from .checksum import joined
+from .coder import About
 from .floats import Float16
 from .layout import (
     CODED,
@@ -59,19 +62,43 @@ class Packed:
 
     data: bytes
     head: Head
-    tensors: Tensors
-    """What the receiver makes of it."""
-    lost: Tensor
-    """Of all coded tensors, end to end: what was put in minus what comes out."""
-    energy: float
-    """Sum of squares of what was put in."""
-    layers: Mapping[str, tuple[int, float]] = field(default_factory=dict)
-    """Tensor -> (its bytes: exact where they are its own, else its part by numbers; its normalised squared error)."""
+    _plan: Layout = field(repr=False)
+    _norms: Sequence[float] = field(repr=False)
+    """Of the coded tensors, as they were put in."""
+    _take: Callable[[], Tensors] = field(repr=False)
+    _subtract: Callable[[], Tensor] = field(repr=False)
 
-    @property
+    # Found when they are first asked for: most senders need only a part of it, and each is as much work as to encode.
+
+    @cached_property
+    def tensors(self) -> Tensors:
+        """What the receiver makes of it."""
+        return self._take()
+
+    @cached_property
+    def lost(self) -> Tensor:
+        """Of all coded tensors, end to end: what was put in minus what comes out."""
+        return self._subtract()
+
+    @cached_property
     def nmse(self) -> float:
         """Normalised squared error of the coded tensors."""
-        return _ratio(_energy(self.lost), self.energy)
+        return _ratio(self._lost_norms, self._norms)
+
+    @cached_property
+    def layers(self) -> Mapping[str, tuple[int, float]]:
+        """Tensor -> (its bytes: exact where they are its own, else its part by numbers; its squared error as `nmse`)."""
+        plan, schema = self._plan, self._plan.schema
+        found = {name: (form_bytes(schema[name]), 0.0) for name in plan.names(RAW)}
+        found |= {name: (2 * math.prod(schema[name].shape), 0.0) for name in plan.names(HALF)}
+        length = _lengths(self.data)[-1] / max(1, len(self.lost))
+        for name, gone, norm in zip(plan.names(CODED), self._lost_norms, self._norms, strict=True):
+            found[name] = round(length * math.prod(schema[name].shape)), _ratio([gone], [norm])
+        return {name: found[name] for name in schema}
+
+    @cached_property
+    def _lost_norms(self) -> list[float]:
+        return self._plan.norms(CODED, self.lost)
 
     def record(self) -> ArrayRecord:
         """The message as Flower carries it: nothing that averages numbers can take it for numbers."""
@@ -96,28 +123,25 @@ def pack(
     `residual` is added to what is coded, where it is as long. Raises `BadUpdate` that names the tensor which holds NaN
     or infinity.
     """
-    for name, tensor in tensors.items():
-        if tensor.dtype.is_floating_point and tensor.numel():
-            check_numbers(name, tensor)
     plan = layout(schema_of_tensors(tensors), by.keep)
-    vector, about = plan.vector(CODED, tensors, base), plan.about(CODED, head.seed)
+    vector, half = plan.vector(CODED, tensors, base), plan.vector(HALF, tensors, base)
     if residual is not None and residual.shape == vector.shape:
-        vector = vector + residual
-    raw, about_half = plan.raw(tensors), plan.about(HALF)
-    halves, payload = _HALF.encode(plan.vector(HALF, tensors, base), about_half), by.coder.encode(vector, about)
-    head = replace(
-        head, becomes=head.becomes or derive(head.base, head.round, *map(zlib.crc32, (raw, halves, payload)))
-    )
-    said = by.text.encode()
+        vector.add_(residual)
+    norms = plan.norms(CODED, vector)
+    _check(plan, tensors, [*norms, float(torch.linalg.vector_norm(half))])
+    coded = plan.raw(tensors), _HALF.encode(half, plan.about(HALF)), by.coder.encode(vector, plan.about(CODED, head.seed))
+    sums = [zlib.crc32(part) for part in coded]
+    head = replace(head, becomes=head.becomes or derive(head.base, head.round, *sums))
     own_schema = base is None or schema_of_tensors(base) != plan.schema
     names = schema_bytes(plan.schema) if own_schema else b""
-    parts = (said, names, bytes(plan.modes.values()), raw, halves, payload)
-    body = b"".join((_head_bytes(head, plan, base is not None, [len(part) for part in parts]), *parts))
-    seen = by.coder.decode(payload, about)
-    lost = vector - seen
-    back = plan.tensors(raw, _HALF.decode(halves, about_half), seen, base)
-    data = body + _CRC.pack(zlib.crc32(body))
-    return Packed(data, head, back, lost, _energy(vector), _layers(plan, vector, lost, len(payload)))
+    parts = (by.text.encode(), names, bytes(plan.modes.values()), *coded)
+    front = b"".join((_head_bytes(head, plan, base is not None, [len(part) for part in parts]), *parts[:3]))
+    checksum = zlib.crc32(front)
+    for part, own in zip(coded, sums, strict=True):
+        checksum = joined(checksum, own, len(part))
+    data = b"".join((front, *coded, _CRC.pack(checksum)))
+    take = partial(_take, data, by, plan, head.seed, base)
+    return Packed(data, head, plan, norms, take, partial(_subtract, data, by, plan.about(CODED, head.seed), vector))
 
 
 def unpack(
@@ -132,7 +156,7 @@ def unpack(
     (`expected`, where the receiver knows it; else at most `limit` numbers), codec and check sum are in order.
     """
     head, is_change, digest, lengths = _read_head(data)
-    said, names, table, raw, halves, payload = _split(data, lengths)
+    said, names, table, raw, _, payload = _split(data, lengths)
     by = _chain(said)
     held = _held(head, base) if is_change else None
     wanted = schema_of_tensors(held) if held is not None else expected
@@ -150,8 +174,28 @@ def unpack(
     least, most = by.coder.lengths(about)
     if not least <= len(payload) <= most:
         raise BadUpdate(f"field coded has {len(payload)} bytes, expected {least} to {most}")
-    half = _HALF.decode(halves, plan.about(HALF))
-    return head, plan.tensors(raw, half, by.coder.decode(payload, about), held)
+    return head, _take(data, by, plan, head.seed, held)
+
+
+def _take(data: bytes, by: Chain, plan: Layout, seed: int, base: Tensors | None) -> dict[str, Tensor]:
+    """The tensors of a message whose parts have the lengths that they should."""
+    *_, raw, halves, payload = _split(data, _lengths(data))
+    coded = by.coder.decode(payload, plan.about(CODED, seed))
+    return plan.tensors(raw, _HALF.decode(halves, plan.about(HALF)), coded, base)
+
+
+def _subtract(data: bytes, by: Chain, about: About, vector: Tensor) -> Tensor:
+    """`vector` less what the message says that it is, in place."""
+    by.coder.add(_split(data, _lengths(data))[-1], about, vector, -1.0)
+    return vector
+
+
+def _check(plan: Layout, tensors: Tensors, norms: Sequence[float]) -> None:
+    """Raise `BadUpdate` where a tensor holds what does not travel; `norms` are those of what is made of them."""
+    suspects = plan.names(RAW) if all(norm < LARGEST for norm in norms) else list(plan.modes)
+    for name in suspects:
+        if tensors[name].dtype.is_floating_point and tensors[name].numel():
+            check_numbers(name, tensors[name])
 
 
 def _held(head: Head, base: Callable[[Head], Tensors] | None) -> Tensors:
@@ -164,23 +208,10 @@ def _shapes(schema: Schema) -> dict[str, tuple[int, ...]]:
     return {name: form.shape for name, form in schema.items()}
 
 
-def _layers(plan: Layout, vector: Tensor, lost: Tensor, length: int) -> dict[str, tuple[int, float]]:
-    found = {name: (form_bytes(plan.schema[name]), 0.0) for name in plan.names(RAW)}
-    found |= {name: (2 * math.prod(plan.schema[name].shape), 0.0) for name in plan.names(HALF)}
-    names = plan.names(CODED)
-    sizes = [math.prod(plan.schema[name].shape) for name in names]
-    parts = zip(torch.split(vector, sizes), torch.split(lost, sizes), strict=True) if names else ()
-    for name, size, (x, gone) in zip(names, sizes, parts, strict=True):
-        found[name] = (round(length * size / len(vector)), _ratio(_energy(gone), _energy(x)))
-    return {name: found[name] for name in plan.schema}
-
-
-def _energy(x: Tensor) -> float:
-    return float(torch.linalg.vector_norm(x)) ** 2
-
-
-def _ratio(lost: float, energy: float) -> float:
-    return lost / energy if energy else 0.0
+def _ratio(lost: Sequence[float], put_in: Sequence[float]) -> float:
+    """Of the sums of squares of norms."""
+    energy = math.fsum(norm**2 for norm in put_in)
+    return math.fsum(norm**2 for norm in lost) / energy if energy else 0.0
 
 
 # ---------------------------------------------------------------- bytes of the head
@@ -195,8 +226,7 @@ def _head_bytes(head: Head, plan: Layout, is_change: bool, lengths: list[int]) -
 def _read_head(data: bytes) -> tuple[Head, bool, int, tuple[int, ...]]:
     if len(data) < _HEAD.size + _CRC.size:
         raise BadUpdate(f"the message has {len(data)} bytes, less than its head")
-    (magic, version, flags, said, digest, base, becomes, seed, number, *rest) = _HEAD.unpack_from(data)
-    count, names, raw, halves, coded = rest
+    (magic, version, flags, _, digest, base, becomes, seed, number, _, names, *_) = _HEAD.unpack_from(data)
     if magic != MAGIC:
         raise BadUpdate(f"field magic is {magic!r}, expected {MAGIC!r}")
     if version != VERSION:
@@ -205,12 +235,18 @@ def _read_head(data: bytes) -> tuple[Head, bool, int, tuple[int, ...]]:
         raise BadUpdate(f"field flags is {flags}: only a change, 1, may do without a schema")
     if names > _LARGEST_SCHEMA:
         raise BadUpdate(f"field schema has {names} bytes, at most {_LARGEST_SCHEMA} are read")
-    lengths = (said, names, count, raw, halves, coded)
+    lengths = _lengths(data)
     if len(data) != (wanted := _HEAD.size + sum(lengths) + _CRC.size):
         raise BadUpdate(f"the message has {len(data)} bytes, its head says {wanted}")
     if zlib.crc32(memoryview(data)[: -_CRC.size]) != _CRC.unpack_from(data, len(data) - _CRC.size)[0]:
         raise BadUpdate("field checksum does not fit the message: it was damaged on its way")
     return Head(number, base, becomes, seed), bool(flags), digest, lengths
+
+
+def _lengths(data: bytes) -> tuple[int, ...]:
+    """Of codec, schema, table, raw, half and coded."""
+    (_, _, _, said, *_, count, names, raw, halves, coded) = _HEAD.unpack_from(data)
+    return said, names, count, raw, halves, coded
 
 
 def _split(data: bytes, lengths: tuple[int, ...]) -> list[memoryview]:
