@@ -1,16 +1,19 @@
 """The site's half of quantized updates, as a Flower client mod: `ClientApp(mods=[quantized])`."""
 
+import logging
 import time
+import traceback
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, final
+from urllib.parse import quote
 
 import torch
-from flwr.app import ArrayRecord, Context, Error, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
 from torch import Tensor
 
-from .codec import Schema, decode, encode, record_bytes, schema_of
+from .codec import Schema, decode, encode, record_bytes, records_of, schema_of
 from .codec.budget import pack_within
 from .codec.chain import Chain, chain
 from .codec.wire import KEY, Head, codes_anything, is_packed, unpack
@@ -65,8 +68,11 @@ class FileMemory:
         self._folder, self._site = folder, site
 
     def load(self, kind: str, number: int) -> Tensors | None:
-        """What was saved of this kind in round `number`, or None."""
-        return self._store(kind).at(number)
+        """What was saved of this kind in round `number`, or None where it is not there or damaged."""
+        try:
+            return self._store(kind).at(number)
+        except (OSError, ValueError):
+            return None
 
     def save(self, kind: str, number: int, tensors: Tensors, needed_from: int) -> None:
         """Remember; drop older rounds than `needed_from`."""
@@ -80,19 +86,20 @@ def quantizing(memory_of: Callable[[Context], Memory]) -> Mod:
     """A client mod that decodes what `Quantized` sends, and codes what the app answers as it was asked to."""
 
     def mod(message: Message, context: Context, call_next: Call) -> Message:
-        orders = message.content.config_records.get(CODEC) if message.has_content() else None
-        if orders is None:
+        orders = message.content.get(CODEC) if message.has_content() else None
+        if not isinstance(orders, ConfigRecord):
             return call_next(message, context)
         try:
             site = _Site(dict(orders), memory_of(context))
             site.receive(message)
-            reply = call_next(message, context)
+        except Exception as error:
+            return Message(Error(BAD_CODE, _reason(error)), reply_to=message)
+        reply = call_next(message, context)
+        try:
             if reply.has_content():
                 site.answer(reply)
-        except BadUpdate as fault:
-            return Message(Error(BAD_CODE, str(fault)), reply_to=message)
-        except OSError as error:
-            return Message(Error(BAD_CODE, f"the site cannot keep what it must: {error.strerror}"), reply_to=message)
+        except Exception as error:
+            return Message(Error(BAD_CODE, _reason(error)), reply_to=message)
         return reply
 
     return mod
@@ -100,6 +107,15 @@ def quantizing(memory_of: Callable[[Context], Memory]) -> Mod:
 
 quantized: Mod = quantizing(ContextMemory)
 """For any ClientApp: the two lines are `Quantized(strategy)` at the server and `mods=[quantized]` here."""
+
+
+def _reason(error: Exception) -> str:
+    """What may be told of an error: nothing of the site's own, such as a path."""
+    if isinstance(error, BadUpdate):
+        return str(error)
+    logging.getLogger("fl_distill.site").debug("%s", "".join(traceback.format_exception(error)))
+    told = f": {error.strerror}" if isinstance(error, OSError) else ""
+    return f"coding at the site raised {type(error).__name__}{told}"
 
 
 class _Site:
@@ -115,21 +131,21 @@ class _Site:
         began = time.perf_counter()
         records = dict(message.content)
         del records[CODEC]
-        for key, record in message.content.array_records.items():
+        for key, record in records_of(message.content, ArrayRecord).items():
             if is_packed(record):
                 head, tensors = unpack(record[KEY].data, partial(self._base, key))
                 records[key] = encode(tensors)
                 if self._orders["remember"]:
                     self._remember(key, head, tensors)
         message.content = RecordDict(records)
-        self._received = dict(message.content.array_records)
+        self._received = records_of(message.content, ArrayRecord)
         self._seconds["decode-s"] = time.perf_counter() - began
 
     def answer(self, reply: Message) -> None:
         """Code the reply in place."""
-        began, numbers = time.perf_counter(), {"nmse": 0.0, "numbers": 0, "coded-bytes": 0}
+        began, numbers = time.perf_counter(), {"error": 0.0, "energy": 0.0, "numbers": 0, "coded-bytes": 0}
         records = dict(reply.content)
-        for key, record in reply.content.array_records.items():
+        for key, record in records_of(reply.content, ArrayRecord).items():
             if codes_anything(schema := schema_of(record)) and (way := self._way(key, schema)) is not None:
                 records[key] = self._coded(key, record, way, numbers)
         self._seconds["encode-s"] = time.perf_counter() - began
@@ -140,16 +156,20 @@ class _Site:
     def _coded(self, key: str, record: ArrayRecord, way: tuple[Chain, bool], numbers: dict[str, float]) -> ArrayRecord:
         (by, against), tensors = way, decode(record)
         base = decode(self._received[key]) if against else None
-        kind, used = f"residual-{_safe(key)}", int(self._orders["used"])
-        left = self._memory.load(kind, used) if by.residual and used else None
+        kind, used = f"residual-{quote(key, safe='')}", int(self._orders["used"])
+        # What was not said of other knowledge has no place in this; of changes it has.
+        residual = by.residual and (against or key in self._orders["changes"])
+        left = self._memory.load(kind, used) if residual and used else None
         head = Head(int(self._orders["round"]), self._orders[f"id/{key}"] if against else 0, 0, self._orders["seed"])
-        packed = pack_within(tensors, by, head, base, left["lost"] if left else None, self._orders["budget"] or None)
-        if base is None and not by.residual and len(packed.data) >= record_bytes(record):
+        budget = self._orders["budget"] - numbers["coded-bytes"] if self._orders["budget"] else None
+        packed = pack_within(tensors, by, head, base, left["lost"] if left else None, budget)
+        if base is None and not residual and len(packed.data) >= record_bytes(record):
             return record  # a few numbers are shorter as they are
-        if by.residual:
+        if residual:
             self._memory.save(kind, head.round, {"lost": packed.lost}, self._needed_from(used))
-        numbers["nmse"] = packed.nmse
-        numbers["numbers"] += len(packed.lost)
+        numbers["error"] += packed.error
+        numbers["energy"] += packed.energy
+        numbers["numbers"] += packed.numbers
         numbers["coded-bytes"] += len(packed.data)
         return packed.record()
 
@@ -168,7 +188,7 @@ class _Site:
         return by, False
 
     def _base(self, key: str, head: Head) -> Tensors:
-        kind, number = f"received-{_safe(key)}", int(self._orders.get(f"held/{key}", 0))
+        kind, number = f"received-{quote(key, safe='')}", int(self._orders.get(f"held/{key}", 0))
         held = dict(self._memory.load(kind, number) or {})
         if _ID not in held or int(held.pop(_ID)) != head.base:
             raise BadUpdate(f"this site does not hold model {head.base:016x} of round {number}: send it whole")
@@ -176,12 +196,8 @@ class _Site:
 
     def _remember(self, key: str, head: Head, tensors: Tensors) -> None:
         kept = {**tensors, _ID: torch.tensor(head.becomes)}
-        self._memory.save(f"received-{_safe(key)}", head.round, kept, self._needed_from(head.round))
+        self._memory.save(f"received-{quote(key, safe='')}", head.round, kept, self._needed_from(head.round))
 
     def _needed_from(self, at_most: int) -> int:
         resumable = int(self._orders["needed-from"])
         return at_most if resumable < 0 else min(at_most, resumable)
-
-
-def _safe(key: str) -> str:
-    return "".join(letter if letter.isalnum() else "_" for letter in key)

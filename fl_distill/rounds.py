@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
 from .asked import Asked
+from .codec import records_of
 from .collect import Collector, in_order
 from .config import Experiment
 from .errors import BadUpdate, RunStopped
@@ -108,7 +109,7 @@ class Rounds:
         view = Asked(self._grid, [member.node for member in asked])
         messages = list(self._strategy.configure_train(number, progress.arrays, config, view)) if asked else []
         _slow_down(messages, {m.node: slow[m.name] for m in asked if m.name in slow})
-        messages = self._coding.outgoing(number, messages, self._hooks.oldest_saved())
+        messages = self._coding.outgoing(number, messages, self._hooks.oldest_saved() or -1)
         by_node = {member.node: member for member in asked}
         told: dict[str, Metrics] = {}
         replies = self._replies(number, messages, by_node, row, told)
@@ -263,7 +264,7 @@ class Rounds:
         if members:
             view = Asked(self._grid, list(members))
             messages = list(self._strategy.configure_evaluate(row["round"], progress.arrays, ConfigRecord(), view))
-            messages = self._coding.outgoing(row["round"], messages, self._hooks.oldest_saved())
+            messages = self._coding.outgoing(row["round"], messages, self._hooks.oldest_saved() or -1)
             for _ in self._replies(row["round"], messages, members, row, told):
                 pass
         row["wall_s"] += time.perf_counter() - began
@@ -293,7 +294,7 @@ def _slow_down(messages: Sequence[Message], work: Mapping[int, float]) -> None:
 
 
 def _metrics(message: Message) -> Metrics:
-    return {k: v for record in message.content.metric_records.values() for k, v in record.items()}
+    return {k: v for record in records_of(message.content, MetricRecord).values() for k, v in record.items()}
 
 
 def _too_few(number: int, usable: int, needed: int, failures: Mapping[str, str]) -> str:

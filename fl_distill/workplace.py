@@ -125,7 +125,7 @@ class Workplace:
             return
         data, e = self.federation, self.experiment
         mapped = e.models if isinstance(e.models, dict) else {}
-        missing = sorted({*e.per_site, *mapped, *e.collect.away} - set(data.names))
+        missing = sorted({*e.per_site, *mapped, *e.collect.away, *e.codec.sites} - set(data.names))
         found = [f"site {name!r} does not exist{nearest(name, data.names)}" for name in missing]
         found += [f"no site can have the name {name!r}: rename it" for name in data.names if name in RESERVED]
         width, specs, classes = self.strategy.feature_width, e.raw["model_specs"], len(data.classes)

@@ -174,9 +174,9 @@ class SiteStrategy(Strategy, ABC):
         if reply.has_error():
             raise BadUpdate(reply.error.reason or f"error {reply.error.code} without a reason")
         content = reply.content
-        if METRICS not in content.metric_records:
+        metrics = content.get(METRICS)
+        if not isinstance(metrics, MetricRecord):
             raise BadUpdate(f"the reply has no {METRICS!r} record")
-        metrics = content.metric_records[METRICS]
         work = _number(metrics.get("work", 1.0))
         if not work >= 1 and not self.partial_work:
             raise BadUpdate(f"the site did only {work:.0%} of its work; this strategy wants all of it")

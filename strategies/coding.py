@@ -1,6 +1,7 @@
 """The server's half of quantized updates: what leaves is coded once, what comes back is decoded one by one."""
 
 import json
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,16 +11,20 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from torch import Tensor
 
-from ..codec import Schema, decode, encode, record_bytes, schema_of
+from ..codec import Schema, decode, encode, record_bytes, records_of, schema_of
 from ..codec.budget import pack_within
 from ..codec.chain import chain
-from ..codec.layout import schema_id
+from ..codec.layout import numbers_in, schema_id
 from ..codec.ways import Codecs
 from ..codec.wire import KEY, Head, Packed, codes_anything, is_packed, unpack
 from ..errors import BadUpdate
 from ..seeds import derive
 
-CODEC = "codec"
+CODEC = "fl_distill.codec"
+"""The record of a message that says how to code the answer, and of an answer that says what coding did."""
+LARGEST_REPLY = 2**26
+"""Numbers that one reply may hold beside those that were asked for: 256 MiB of float32."""
+_TOLD = ("numbers", "coded-bytes", "error", "energy", "encode-s", "decode-s")
 Tensors = Mapping[str, Tensor]
 
 
@@ -38,10 +43,12 @@ class _Outgoing:
 
     record: ArrayRecord
     id: int
-    change: Packed | None
+    change: Callable[[], ArrayRecord] | None
     whole: Callable[[], ArrayRecord]
     since: int = 0
     """The round of the model that `change` is against."""
+    base: int = 0
+    """That model."""
 
 
 @final
@@ -97,7 +104,7 @@ class Coding:
         coded = []
         for message in messages:
             remember = message.metadata.message_type.startswith("train")
-            records = message.content.array_records
+            records = records_of(message.content, ArrayRecord)
             made = {
                 key: done.setdefault(id(record), {}).get(key) or self._outgoing(number, key, record, remember, done)
                 for key, record in records.items()
@@ -140,8 +147,9 @@ class Coding:
         if by.delta and held is not None and (held.round < number or not remember):
             budget = self._codecs.down.bytes_per_round
             change = pack_within(tensors, by, replace(head, base=held.id), held.tensors, budget=budget)
-            whole = _Once(self._whole, tensors, change.head)
-            made = _Outgoing(record, change.head.becomes, change, whole, held.round)
+            # Whole, it is what the change makes of the base: the next change shall fit all.
+            whole = _Once(lambda: self._whole(change.tensors, change.head))
+            made = _Outgoing(record, change.head.becomes, _Once(lambda: change), whole, held.round, held.id)
             after = change
         else:
             after = self._whole(tensors, head)
@@ -170,9 +178,8 @@ class Coding:
         records = dict(message.content)
         about: dict[str, object] = {"round": number, "seed": derive(self._seed, CODEC, "up", number, name)}
         for key, out in made.items():
-            change = out.change
-            in_step = change is not None and holds.get(key) == change.head.base
-            records[key] = change.record() if in_step and change is not None else out.whole()
+            in_step = out.change is not None and holds.get(key) == out.base
+            records[key] = out.change() if out.change is not None and in_step else out.whole()
             about |= {f"id/{key}": out.id, f"held/{key}": out.since if in_step else 0}
         self._asked[name] = {key: out.id for key, out in made.items()}
         if remember:
@@ -198,7 +205,7 @@ class Coding:
 
     def _note(self, packed: Packed) -> None:
         self.layers = dict(packed.layers)
-        self.spent |= {"nmse_down": packed.nmse, "bits_down": 8 * len(packed.data) / max(1, len(packed.lost))}
+        self.spent |= {"nmse_down": packed.nmse, "bits_down": 8 * len(packed.data) / max(1, packed.numbers)}
 
     # ------------------------------------------------------------ in
 
@@ -208,17 +215,20 @@ class Coding:
             return reply
         began = time.perf_counter()
         name = self._name_of(reply.metadata.src_node_id)
-        records = dict(reply.content)
+        records, room = dict(reply.content), LARGEST_REPLY
         said = records.pop(CODEC, None)
-        for key, record in reply.content.array_records.items():
+        for key, record in records_of(reply.content, ArrayRecord).items():
             if is_packed(record):
-                _, tensors = unpack(record[KEY].data, self._base, self._expected(name, key))
+                expected = self._expected(name, key)
+                limit = room if expected is None else max(room, numbers_in(expected))
+                _, tensors = unpack(record[KEY].data, self._base, expected, limit)
+                room -= 0 if expected is not None else sum(tensor.numel() for tensor in tensors.values())
                 records[key] = encode(tensors)
         reply.content = RecordDict(records)
         if name in self._pending:
             self._holds[name] = self._pending.pop(name)
-        if isinstance(said, MetricRecord):
-            self.told[name] = {k: float(v) for k, v in said.items() if isinstance(v, int | float)}
+        if isinstance(said, MetricRecord) and all(_figure(said.get(key)) for key in _TOLD):
+            self.told[name] = {key: float(str(said[key])) for key in _TOLD}
         self.spent["decode_s"] += time.perf_counter() - began
         return reply
 
@@ -238,16 +248,15 @@ class Coding:
 
     def figures(self) -> dict[str, float]:
         """Of the last round: bits a number, normalised squared error and seconds, up in the mean over sites."""
-        numbers = sum(said.get("numbers", 0.0) for said in self.told.values())
-        if not numbers:
+        total = {key: sum(said[key] for said in self.told.values()) for key in _TOLD}
+        if not total["numbers"]:
             return dict(self.spent)
-        coded, sites = sum(said["coded-bytes"] for said in self.told.values()), len(self.told)
         return {
             **self.spent,
-            "bits_up": 8 * coded / numbers,
-            "nmse_up": sum(said["nmse"] for said in self.told.values()) / sites,
-            "site_encode_s": sum(said["encode-s"] for said in self.told.values()) / sites,
-            "site_decode_s": sum(said["decode-s"] for said in self.told.values()) / sites,
+            "bits_up": 8 * total["coded-bytes"] / total["numbers"],
+            "nmse_up": total["error"] / total["energy"] if total["energy"] else 0.0,
+            "site_encode_s": total["encode-s"] / len(self.told),
+            "site_decode_s": total["decode-s"] / len(self.told),
         }
 
     # ------------------------------------------------------------ between rounds
@@ -275,11 +284,15 @@ class Coding:
 class _Once:
     """A coded record, made when it is first asked for."""
 
-    def __init__(self, make: Callable[..., Packed], *arguments: object) -> None:
-        self._make, self._arguments = make, arguments
+    def __init__(self, make: Callable[[], Packed]) -> None:
+        self._make = make
         self._record: ArrayRecord | None = None
 
     def __call__(self) -> ArrayRecord:
         if self._record is None:
-            self._record = self._make(*self._arguments).record()
+            self._record = self._make().record()
         return self._record
+
+
+def _figure(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value) and value >= 0

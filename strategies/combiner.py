@@ -98,6 +98,7 @@ def check_probabilities(rows: Tensor, what: str) -> None:
 
 def record_of(content: RecordDict, key: str) -> ArrayRecord:
     """The array record `key` of a reply; raises `BadUpdate` when it is not there."""
-    if key not in content.array_records:
-        raise BadUpdate(f"the reply has no {key!r} record")
-    return content.array_records[key]
+    record = content.get(key)
+    if not isinstance(record, ArrayRecord):
+        raise BadUpdate(f"the reply has no {key!r} record of tensors")
+    return record

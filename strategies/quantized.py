@@ -18,6 +18,7 @@ class Quantized(Strategy):
     """Wraps a strategy, of this package or of Flower: what it sends is coded, what it receives is decoded.
 
     `up`, `down`: a preset, or a sentence such as `delta residual rotate lloydmax2`; or a `Way` with a number of bytes.
+    `sites`: ways up of nodes who differ, by the node's id as text.
     Clients need the mod `fl_distill.mods.quantized`. The strategy does not see a reply that cannot be decoded;
     `faults` says why, by node, for the last round.
     """
@@ -53,7 +54,8 @@ class Quantized(Strategy):
         nodes: list[int] = []
         result = self.strategy.aggregate_train(server_round, self._decoded(replies, nodes.append))
         bad = {*self.faults, *getattr(self.strategy, "faults", {})}
-        self.coding.used(server_round, [node for node in nodes if node not in bad])
+        if result[0] is not None:
+            self.coding.used(server_round, [node for node in nodes if node not in bad])
         return result
 
     def configure_evaluate(
@@ -78,10 +80,13 @@ class Quantized(Strategy):
 
     def _decoded(self, replies: Iterable[Message], heard: Callable[[int], None]) -> Iterable[Message]:
         for reply in replies:
+            node = reply.metadata.src_node_id
             try:
-                yield self.coding.incoming(reply)
+                decoded = self.coding.incoming(reply)
             except BadUpdate as fault:
-                self.faults[reply.metadata.src_node_id] = str(fault)
-                logging.getLogger("flwr").warning("node %s: %s", reply.metadata.src_node_id, fault)
-            else:
-                heard(reply.metadata.src_node_id)
+                self.faults[node] = str(fault)
+                logging.getLogger("flwr").warning("node %s: %s", node, fault)
+                continue
+            if decoded.has_content():
+                heard(node)
+            yield decoded

@@ -1,6 +1,17 @@
 """How tensors become bytes and come back."""
 
-from .arrays import Form, Schema, decode, encode, knowledge_bytes, narrowed, payload_bytes, record_bytes, schema_of
+from .arrays import (
+    Form,
+    Schema,
+    decode,
+    encode,
+    knowledge_bytes,
+    narrowed,
+    payload_bytes,
+    record_bytes,
+    records_of,
+    schema_of,
+)
 
 __all__ = [
     "Form",
@@ -11,5 +22,6 @@ __all__ = [
     "narrowed",
     "payload_bytes",
     "record_bytes",
+    "records_of",
     "schema_of",
 ]

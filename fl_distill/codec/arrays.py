@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from io import BytesIO
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -39,6 +40,7 @@ class Form:
 
 
 Schema = Mapping[str, Form]
+R = TypeVar("R", ArrayRecord, MetricRecord, ConfigRecord)
 
 with warnings.catch_warnings():
     # Decoded tensors are views of a message's immutable bytes, and nothing here writes to them; torch warns of
@@ -83,10 +85,20 @@ def narrowed(tensor: Tensor, bits: int) -> Tensor:
     return tensor.clamp(-limit, limit).to(form)
 
 
+def records_of(content: RecordDict, kind: type[R]) -> dict[str, R]:
+    """The records of one kind in a message.
+
+    Flower's own views of a message (`array_records` and others) tie it into a circle, which keeps all its tensors in
+    memory until the garbage collector comes by.
+    """
+    return {key: record for key, record in content.items() if isinstance(record, kind)}
+
+
 def payload_bytes(content: RecordDict) -> int:
     """Bytes of the encoded records: arrays as they lie in the message, numbers at 8 bytes, texts as UTF-8."""
     total = knowledge_bytes(content)
-    numbers: list[MetricRecord | ConfigRecord] = [*content.metric_records.values(), *content.config_records.values()]
+    metrics, configs = records_of(content, MetricRecord), records_of(content, ConfigRecord)
+    numbers: list[MetricRecord | ConfigRecord] = [*metrics.values(), *configs.values()]
     for scalars in numbers:
         for name, value in scalars.items():
             total += len(name.encode()) + sum(map(_scalar_bytes, value if isinstance(value, list) else [value]))
@@ -95,7 +107,7 @@ def payload_bytes(content: RecordDict) -> int:
 
 def knowledge_bytes(content: RecordDict) -> int:
     """Bytes of the encoded tensors alone, without scores and settings."""
-    return sum(map(record_bytes, content.array_records.values()))
+    return sum(map(record_bytes, records_of(content, ArrayRecord).values()))
 
 
 def record_bytes(record: ArrayRecord) -> int:

@@ -47,7 +47,7 @@ def _fit(by: Chain, seen: Tensor, numel: int, room: int, around: int) -> Chain:
     try:
         found = chain(fitted(by.text, seen, numel, max(1, room)))
     except ValueError as error:
-        raise BadUpdate(f"{error} ({around} bytes go to what is around the numbers)") from error
+        raise BadUpdate(f"{error} ({around} more bytes go to what is around the numbers)") from error
     return found or by
 
 

@@ -13,7 +13,7 @@ from .coder import Coder, Entropy, Grid, Transform, words
 from .presets import PRESETS
 
 NONE = "none"
-_WORD = re.compile(r"([a-z][a-z_]*)((?:\d+(?:\.\d+)?)(?:x\d+(?:\.\d+)?)*)?")
+_WORD = re.compile(r"([a-z][a-z_]*)((?:\d{1,9}(?:\.\d{1,15})?)(?:x\d{1,9}(?:\.\d{1,15})?)*)?")
 _LONGEST = 200
 
 

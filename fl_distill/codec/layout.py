@@ -17,6 +17,8 @@ RAW, HALF, CODED = 0, 1, 2
 TINY = 64
 """Tensors with fewer numbers travel as they are."""
 
+_STATISTICS = ("running_mean", "running_var")
+
 Tensors = Mapping[str, Tensor]
 
 
@@ -96,14 +98,18 @@ def layout(schema: Schema, keep: bool) -> Layout:
     """How tensors of this schema travel; with `keep`, first and last layer stay float16.
 
     Beside matrices, vectors are few and tender (biases, scales, running variances whose size would hide the weights
-    from a common step): they travel as float16.
+    from a common step): they travel as float16. Running statistics travel as they are:
+    a variance must keep its sign.
     """
     modes = {name: CODED if codable(form) else RAW for name, form in schema.items()}
     matrices = [name for name, mode in modes.items() if mode == CODED and len(schema[name].shape) > 1]
     kept = {*matrices[:1], *matrices[-1:]} if keep else set()
     if matrices:
         kept |= {name for name, mode in modes.items() if mode == CODED} - {*matrices}
-    return Layout(schema, {**modes, **dict.fromkeys([name for name in modes if name in kept], HALF)})
+    modes |= {name: RAW for name in modes if name.endswith(_STATISTICS)}
+    return Layout(
+        schema, {**modes, **dict.fromkeys([name for name in modes if name in kept and modes[name] == CODED], HALF)}
+    )
 
 
 def codable(form: Form) -> bool:
@@ -119,6 +125,11 @@ def schema_bytes(schema: Schema) -> bytes:
 def schema_id(schema: Schema) -> int:
     """The first 64 bits of the SHA-256 of `schema_bytes`, read little-endian."""
     return int.from_bytes(hashlib.sha256(schema_bytes(schema)).digest()[:8], "little")
+
+
+def numbers_in(schema: Schema) -> int:
+    """How many numbers tensors of this schema hold."""
+    return sum(math.prod(form.shape) for form in schema.values())
 
 
 def form_bytes(form: Form) -> int:

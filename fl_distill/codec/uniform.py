@@ -32,7 +32,7 @@ class _Symmetric(Blocks, ABC):
     lowest = 1
 
     def __init__(self, bits: int = 8, block: int = 256) -> None:
-        super().__init__(bits, block, 2, 8, 2 ** (bits - 1) - 1 if isinstance(bits, int) and bits > 1 else 1)
+        super().__init__(bits, block, 2, 8, 2 ** (bits - 1) - 1 if bits in range(2, 9) else 1)
 
     @abstractmethod
     def round(self, levels: Tensor, about: About, first: int) -> None:

@@ -28,6 +28,7 @@ from .layout import (
     codable,
     form_bytes,
     layout,
+    numbers_in,
     schema_bytes,
     schema_id,
     schema_of_tensors,
@@ -41,6 +42,7 @@ _CRC = struct.Struct("<I")
 LARGEST_NUMEL = 2**28
 """Numbers that a message without a base may declare, unless the caller says otherwise: 1 GiB of float32."""
 _LARGEST_SCHEMA = 2**20
+_LONGEST_NAME = 200
 _HALF = Float16()
 
 
@@ -80,14 +82,29 @@ class Packed:
         """Of all coded tensors, end to end: what was put in minus what comes out."""
         return self._subtract()
 
-    @cached_property
+    @property
     def nmse(self) -> float:
         """Normalised squared error of the coded tensors."""
-        return _ratio(self._lost_norms, self._norms)
+        return self.error / self.energy if self.energy else 0.0
+
+    @property
+    def error(self) -> float:
+        """Sum of squares of what is lost of the coded tensors."""
+        return sum(norm**2 for norm in self._lost_norms)
+
+    @property
+    def energy(self) -> float:
+        """Sum of squares of the coded tensors, as they were put in."""
+        return sum(norm**2 for norm in self._norms)
+
+    @property
+    def numbers(self) -> int:
+        """How many numbers the message is about, coded or not."""
+        return numbers_in(self._plan.schema)
 
     @cached_property
     def layers(self) -> Mapping[str, tuple[int, float]]:
-        """Tensor -> (its bytes: exact where they are its own, else its part by numbers; its squared error as `nmse`)."""
+        """Tensor -> (its bytes: exact where they are its own, else its part by numbers; its error as `nmse`)."""
         plan, schema = self._plan, self._plan.schema
         found = {name: (form_bytes(schema[name]), 0.0) for name in plan.names(RAW)}
         found |= {name: (2 * math.prod(schema[name].shape), 0.0) for name in plan.names(HALF)}
@@ -129,7 +146,11 @@ def pack(
         vector.add_(residual)
     norms = plan.norms(CODED, vector)
     _check(plan, tensors, [*norms, float(torch.linalg.vector_norm(half))])
-    coded = plan.raw(tensors), _HALF.encode(half, plan.about(HALF)), by.coder.encode(vector, plan.about(CODED, head.seed))
+    try:
+        payload = by.coder.encode(vector, plan.about(CODED, head.seed))
+    except ValueError as error:
+        raise BadUpdate(f"codec {by.text!r}: {error}") from error
+    coded = plan.raw(tensors), _HALF.encode(half, plan.about(HALF)), payload
     sums = [zlib.crc32(part) for part in coded]
     head = replace(head, becomes=head.becomes or derive(head.base, head.round, *sums))
     own_schema = base is None or schema_of_tensors(base) != plan.schema
@@ -171,10 +192,13 @@ def unpack(
     about = plan.about(CODED, head.seed)
     if len(raw) != plan.raw_bytes:
         raise BadUpdate(f"field raw has {len(raw)} bytes, expected {plan.raw_bytes}")
-    least, most = by.coder.lengths(about)
-    if not least <= len(payload) <= most:
-        raise BadUpdate(f"field coded has {len(payload)} bytes, expected {least} to {most}")
-    return head, _take(data, by, plan, head.seed, held)
+    try:
+        least, most = by.coder.lengths(about)
+        if not least <= len(payload) <= most:
+            raise BadUpdate(f"field coded has {len(payload)} bytes, expected {least} to {most}")
+        return head, _take(data, by, plan, head.seed, held)
+    except ValueError as error:  # a codec that cannot be of such tensors
+        raise BadUpdate(f"field coded: {str(error)[:300]}") from error
 
 
 def _take(data: bytes, by: Chain, plan: Layout, seed: int, base: Tensors | None) -> dict[str, Tensor]:
@@ -272,7 +296,7 @@ def _read_schema(data: memoryview, limit: int) -> dict[str, Form]:
     try:
         for name, dtype, shape in json.loads(bytes(data)):
             good = isinstance(name, str) and dtype in BY_NAME and all(type(n) is int and 0 <= n <= limit for n in shape)
-            if not good or len(shape) > 16 or name in schema:
+            if not good or len(shape) > 16 or len(name) > _LONGEST_NAME or name in schema:
                 raise ValueError(f"{str(name)[:80]!r}")
             schema[name] = Form(tuple(shape), dtype)
     except (ValueError, TypeError, RecursionError) as error:

@@ -88,7 +88,10 @@ def messages(sentences: list[str], reps: int, clock: Callable[[], float]) -> Non
     for sentence in sentences:
         if (by := chain(sentence)) is not None:
             ways[sentence] = lambda by=by: coded(model, base, by)  # type: ignore[misc]
-    source, into = torch.zeros(sum(t.numel() for t in base.values())), torch.zeros(sum(t.numel() for t in base.values()))
+    source, into = (
+        torch.zeros(sum(t.numel() for t in base.values())),
+        torch.zeros(sum(t.numel() for t in base.values())),
+    )
     ways["copy"] = lambda: into.copy_(source).nbytes
     spent: dict[str, list[float]] = {name: [] for name in ways}
     sizes = {name: way() for name, way in ways.items()}
