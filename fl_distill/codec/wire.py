@@ -87,7 +87,7 @@ class Packed:
 
     @cached_property
     def layers(self) -> Mapping[str, tuple[int, float]]:
-        """Tensor -> (its bytes: exact where they are its own, else its part by numbers; its squared error as `nmse`)."""
+        """Tensor -> (its bytes: exact where they are its own, else its part by numbers; its error as in `nmse`)."""
         plan, schema = self._plan, self._plan.schema
         found = {name: (form_bytes(schema[name]), 0.0) for name in plan.names(RAW)}
         found |= {name: (2 * math.prod(schema[name].shape), 0.0) for name in plan.names(HALF)}
@@ -129,7 +129,8 @@ def pack(
         vector.add_(residual)
     norms = plan.norms(CODED, vector)
     _check(plan, tensors, [*norms, float(torch.linalg.vector_norm(half))])
-    coded = plan.raw(tensors), _HALF.encode(half, plan.about(HALF)), by.coder.encode(vector, plan.about(CODED, head.seed))
+    about = plan.about(CODED, head.seed)
+    coded = plan.raw(tensors), _HALF.encode(half, plan.about(HALF)), by.coder.encode(vector, about)
     sums = [zlib.crc32(part) for part in coded]
     head = replace(head, becomes=head.becomes or derive(head.base, head.round, *sums))
     own_schema = base is None or schema_of_tensors(base) != plan.schema
@@ -141,7 +142,7 @@ def pack(
         checksum = joined(checksum, own, len(part))
     data = b"".join((front, *coded, _CRC.pack(checksum)))
     take = partial(_take, data, by, plan, head.seed, base)
-    return Packed(data, head, plan, norms, take, partial(_subtract, data, by, plan.about(CODED, head.seed), vector))
+    return Packed(data, head, plan, norms, take, partial(_subtract, data, by, about, vector))
 
 
 def unpack(
