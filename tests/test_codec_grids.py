@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fl_distill.codec import counter, lloydmax, packing, ring
 from fl_distill.codec.chain import chain
-from fl_distill.codec.codebook import NF4
+from fl_distill.codec.codebook import NF4, borders, look_up, nearest, nearest_normal
 from fl_distill.codec.coder import About, Coder
 from fl_distill.codec.rotate import Hadamard, Rotate
 from fl_distill.errors import BadUpdate
@@ -152,6 +152,43 @@ def test_no_level_is_nearer(sentence: str) -> None:
     if word == "lloydmax":
         scale = blocks.square().sum(1) / (nearest * blocks).sum(1)
     assert torch.allclose(back.view(blocks.shape), nearest * scale[:, None], rtol=1e-5)
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4])
+def test_half_as_many_comparisons_give_the_same_codes(bits: int) -> None:
+    positive = lloydmax.POSITIVE[bits]
+    middles = borders([*(-level for level in reversed(positive)), *positive])
+    at = np.array([*middles, 0.0, -0.0, 1e-45, -1e-45, 1e30, -1e30], np.float32)
+    x = torch.from_numpy(np.concatenate([at, np.nextafter(at, np.float32(9)), np.nextafter(at, np.float32(-9))]))
+    x = torch.cat([x, normal(10_000)])[None]
+    expected, found = torch.empty(2, x.numel(), dtype=torch.uint8)
+    nearest(x, middles, expected)
+    nearest_normal(x, middles, found, torch.empty_like(x))
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("count", [1, 2, 4095, 4096, 4097, 10_000])
+def test_codes_are_looked_up_in_pairs(count: int) -> None:
+    levels, codes = torch.tensor(NF4), np.random.default_rng(count).integers(0, 16, count).astype(np.uint8)
+    out = torch.empty(count)
+    look_up(codes, levels, out)
+    assert torch.equal(out, levels[torch.from_numpy(codes.astype(np.int64))])
+
+
+@pytest.mark.parametrize("word", ["float16", "bfloat16"])
+def test_every_half_is_read_or_refused(word: str) -> None:
+    dtype = torch.float16 if word == "float16" else torch.bfloat16
+    every = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16)
+    meant = every.view(dtype).to(torch.float32)
+    finite = torch.isfinite(meant)
+    good, step = every[finite], coder(word)
+    data, total = good.numpy().tobytes(), torch.ones(len(good))
+    assert torch.equal(step.decode(data, about(good)), meant[finite])
+    step.add(data, about(good), total, 0.5)
+    assert torch.equal(total, 1 + 0.5 * meant[finite])
+    for odd in every[~finite][::37]:
+        with pytest.raises(BadUpdate, match="NaN or infinity"):
+            step.add(torch.stack([good[0], odd, good[1]]).numpy().tobytes(), About(((3,),)), total, 1.0)
 
 
 # The rotation

@@ -49,12 +49,9 @@ class _Float(Grid, ABC):
 
     def _checked(self, data: Bytes) -> Tensor:
         """The numbers as they lie in `data`; BadUpdate where one is not finite."""
-        # Without a sign, a number that is not finite has more bits set than any that is: all its exponent's. With its
-        # sign, it is the largest of its kind as a whole number, signed (from +) or not (from -).
-        raw, infinite = (
-            np.frombuffer(data, np.uint16),
-            torch.tensor(torch.inf, dtype=self.dtype).view(torch.int16).item(),
-        )
+        # As whole numbers, infinity and NaN above 0 are the largest with a sign, those below 0 the largest without.
+        raw = np.frombuffer(data, np.uint16)
+        infinite = int(torch.tensor(torch.inf, dtype=self.dtype).view(torch.int16))
         if raw.view(np.int16).max() >= infinite or raw.max() >= infinite + (1 << 15):
             raise BadUpdate(f"{self.word} holds NaN or infinity")
         return torch.frombuffer(data, dtype=self.dtype)

@@ -151,7 +151,7 @@ class _Codes:
 
 def _quantize(x: Tensor, step: float, nibbles: NDArray[np.uint8]) -> NDArray[Any]:
     """Fill in the nibbles of round(x / step); those numbers that none holds, float32, in order."""
-    outside: list[NDArray[Any]] = []
+    outside: list[NDArray[np.float32]] = []
     scaled, clipped = torch.empty(_RUN), torch.empty(_RUN)
     codes, above = torch.empty(_RUN, dtype=torch.int8), np.empty(_RUN, np.bool_)
     for run in torch.split(x, _RUN):

@@ -104,7 +104,7 @@ class Packed:
 
     @cached_property
     def layers(self) -> Mapping[str, tuple[int, float]]:
-        """Tensor -> (its bytes: exact where they are its own, else its part by numbers; its error as `nmse`)."""
+        """Tensor -> (its bytes: exact where they are its own, else its part by numbers; its error as in `nmse`)."""
         plan, schema = self._plan, self._plan.schema
         found = {name: (form_bytes(schema[name]), 0.0) for name in plan.names(RAW)}
         found |= {name: (2 * math.prod(schema[name].shape), 0.0) for name in plan.names(HALF)}
@@ -162,7 +162,7 @@ def pack(
         checksum = joined(checksum, own, len(part))
     data = b"".join((front, *coded, _CRC.pack(checksum)))
     take = partial(_take, data, by, plan, head.seed, base)
-    return Packed(data, head, plan, norms, take, partial(_subtract, data, by, plan.about(CODED, head.seed), vector))
+    return Packed(data, head, plan, norms, take, partial(_subtract, data, by, about, vector))
 
 
 def unpack(

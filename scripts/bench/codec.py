@@ -6,8 +6,8 @@
 GB/s are of float32 handled, medians. `--clock cpu` counts this thread's own time, for a machine that others load too;
 copies are timed between the codecs, and the column beside each figure is its ratio to them.
 
-`--message`: a change of a ResNet-18 from one state dict to another, `pack` with its error, Flower's objects to bytes and
-back, `unpack`, in turns with Flower's own float32 for the same model.
+`--message`: the change of a ResNet-18 from one state dict to another: `pack` with its error, Flower's objects to bytes
+and back, `unpack`, in turns with Flower's own float32 for the same model.
 """
 
 import argparse
@@ -59,7 +59,7 @@ def travelled(content: RecordDict) -> tuple[RecordDict, int]:
     """The content as the other side has it, and its bytes: each object by itself, named by its SHA-256."""
     objects = get_all_nested_objects(content)
     contents = {name: found.deflate() for name, found in objects.items()}
-    there = inflate_object_from_contents(content.object_id, dict(contents))
+    there = inflate_object_from_contents(list(objects)[-1], dict(contents))
     assert isinstance(there, RecordDict)
     return there, sum(map(len, contents.values()))
 
@@ -88,10 +88,8 @@ def messages(sentences: list[str], reps: int, clock: Callable[[], float]) -> Non
     for sentence in sentences:
         if (by := chain(sentence)) is not None:
             ways[sentence] = lambda by=by: coded(model, base, by)  # type: ignore[misc]
-    source, into = (
-        torch.zeros(sum(t.numel() for t in base.values())),
-        torch.zeros(sum(t.numel() for t in base.values())),
-    )
+    source = torch.cat([t.float().flatten() for t in base.values()])
+    into = torch.zeros_like(source)
     ways["copy"] = lambda: into.copy_(source).nbytes
     spent: dict[str, list[float]] = {name: [] for name in ways}
     sizes = {name: way() for name, way in ways.items()}

@@ -1,0 +1,246 @@
+"""Real processes over real sockets: the bytes that a run counts are those between SuperNodes and SuperLink."""
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psutil
+import pytest
+
+from .conftest import ROOT
+
+SITES, ROUNDS = 2, 3
+BIN = Path(sys.executable).parent
+OVERRIDES = (
+    f"strategy=fedavg rounds={ROUNDS} sites={SITES} model=mlp_wide local.epochs=1 codec.up=int8 codec.down=int8 "
+    "collect.timeout_s=100 track.plots=false log=quiet"
+)
+# What surrounds a message: Flower names each object by a hash, once where it lies and once in the list of all, and
+# asks for each by itself.
+AROUND = 4_000
+
+
+class Proxy:
+    """Hands HTTP/1.1 on between its own port and another one, and counts the bytes of bodies by path and direction."""
+
+    def __init__(self, target: int) -> None:
+        self.up: Counter[str] = Counter()
+        self.down: Counter[str] = Counter()
+        self.port = 0
+        self._target, self._loop, self._ready = target, asyncio.new_event_loop(), threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self) -> "Proxy":
+        self._thread.start()
+        assert self._ready.wait(10)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join(10)
+
+    def _run(self) -> None:
+        self._loop.run_until_complete(self._serve())
+        self._loop.close()
+
+    async def _serve(self) -> None:
+        self._stop = asyncio.Event()
+        server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
+        self.port = server.sockets[0].getsockname()[1]
+        self._ready.set()
+        await self._stop.wait()
+        server.close()
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            there, back = await asyncio.open_connection("127.0.0.1", self._target)
+        except OSError:
+            writer.close()
+            return
+        paths: deque[str] = deque()  # of requests whose response is still to come
+        asked, answered = Bodies(self.up, paths, requests=True), Bodies(self.down, paths, requests=False)
+        try:
+            await asyncio.gather(_pass(reader, back, asked), _pass(there, writer, answered))
+        finally:
+            for end in (writer, back):
+                end.close()
+
+
+async def _pass(source: asyncio.StreamReader, to: asyncio.StreamWriter, bodies: "Bodies") -> None:
+    with suppress(ConnectionError):
+        while data := await source.read(1 << 16):
+            bodies.feed(data)
+            to.write(data)
+            await to.drain()
+        to.write_eof()
+
+
+class Bodies:
+    """One direction of a connection, cut into heads and bodies."""
+
+    def __init__(self, counted: Counter[str], paths: deque[str], *, requests: bool) -> None:
+        self._counted, self._paths, self._requests = counted, paths, requests
+        self._buffer, self._left, self._chunked, self._path = b"", 0, False, ""
+
+    def feed(self, data: bytes) -> None:
+        self._buffer += data
+        while self._buffer:
+            if self._left:
+                taken = min(self._left, len(self._buffer))
+                self._counted[self._path] += taken
+                self._buffer, self._left = self._buffer[taken:], self._left - taken
+            elif self._chunked:
+                if not self._chunk():
+                    return
+            elif not self._head():
+                return
+
+    def _head(self) -> bool:
+        head, end, rest = self._buffer.partition(b"\r\n\r\n")
+        if not end:
+            return False
+        first, *lines = head.decode("latin-1").split("\r\n")
+        fields = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+        if self._requests:
+            _, target, version = first.split(" ")
+            assert version == "HTTP/1.1", f"the proxy reads HTTP/1.1, this is {first!r}"
+            self._path = target
+            self._paths.append(target)
+        else:
+            self._path = self._paths.popleft()
+        self._chunked = fields.get("transfer-encoding", "") == "chunked"
+        self._left = int(fields.get("content-length", 0))
+        self._buffer = rest
+        return True
+
+    def _chunk(self) -> bool:
+        line, end, rest = self._buffer.lstrip(b"\r\n").partition(b"\r\n")
+        if not end:
+            return False
+        self._left = int(line.partition(b";")[0], 16)
+        self._chunked, self._buffer = self._left > 0, rest if self._left else rest.removeprefix(b"\r\n")
+        return True
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+@contextmanager
+def started(log: Path, *arguments: str | Path, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A process, and whatever it starts; all of it is gone afterwards."""
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            arguments, env=environment, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        try:
+            yield process
+        finally:
+            children = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+            process.send_signal(signal.SIGTERM)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(5)
+            for left in [*children, process]:
+                with suppress(psutil.Error, ProcessLookupError):
+                    left.kill()
+            process.wait(10)
+
+
+def listening(port: int, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and process.poll() is None:
+        with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+            return
+        time.sleep(0.2)
+    raise AssertionError(f"nothing listens on port {port}")
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """Of a home that is this test's own; every process that lives in it is gone afterwards."""
+    found = os.environ | {
+        "HOME": str(tmp_path / "home"),
+        "FLWR_HOME": str(tmp_path / "flwr"),
+        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "OMP_NUM_THREADS": "1",
+        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+    }
+    found.pop("PYTHONPATH", None)
+    (tmp_path / "home").mkdir()
+    (tmp_path / "flwr").mkdir()
+    yield found
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.environ().get("FLWR_HOME") == found["FLWR_HOME"]:
+                process.kill()
+
+
+def checkout(folder: Path) -> Path:
+    app = folder / "fl-distill"
+    for name in ("conf", "fl_distill", "strategies"):
+        shutil.copytree(ROOT / name, app / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, app / name)
+    return app
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_counted_bytes_are_those_on_the_wire(environment: dict[str, str], tmp_path: Path) -> None:
+    """Between a SuperLink and two SuperNodes; the model's part of the traffic, without the app's own files."""
+    app, port = checkout(tmp_path), free_port()
+    connection = f'[superlink]\ndefault = "here"\n[superlink.here]\naddress = "127.0.0.1:{port}"\ninsecure = true\n'
+    (tmp_path / "flwr" / "config.toml").write_text(connection, encoding="utf-8")
+    link = started(tmp_path / "link.log", BIN / "flower-superlink", "--insecure", "--port", str(port), **environment)
+    with link as server, Proxy(port) as proxy:
+        listening(port, server)
+        nodes = [
+            started(
+                tmp_path / f"node-{index}.log",
+                *(BIN / "flower-supernode", "--insecure", "--superlink", f"127.0.0.1:{proxy.port}"),
+                *("--port", str(free_port()), "--node-config", f"partition-id={index} num-partitions={SITES}"),
+                **environment,
+            )
+            for index in range(SITES)
+        ]
+        with nodes[0], nodes[1]:
+            done = subprocess.run(
+                [BIN / "flwr", "run", ".", "here", "--stream", "--run-config", f'overrides="{OVERRIDES}"'],
+                cwd=app,
+                env=environment,
+                capture_output=True,
+                text=True,
+                timeout=200,
+                check=False,
+            )
+        logs = "".join(log.read_text(encoding="utf-8", errors="replace")[-3000:] for log in tmp_path.glob("*.log"))
+    folders = list((tmp_path / "home" / ".fl-distill" / "runs").glob("*"))
+    assert len(folders) == 1, done.stdout + done.stderr + logs
+    rows = [json.loads(line) for line in (folders[0] / "rounds.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert len(rows) == ROUNDS, done.stdout + done.stderr + logs
+    assert not any(row["failures"] for row in rows), rows
+    messages = SITES * (ROUNDS + 2)  # one a round, one that asks who is there, one that scores the result
+    for direction, seen in (("up", proxy.up), ("down", proxy.down)):
+        counted = sum(row[f"bytes_{direction}"] for row in rows)
+        verb = "push" if direction == "up" else "pull"
+        passed = sum(seen[f"/v1/fleet/{verb}-{what}"] for what in ("messages", "object"))
+        assert counted <= passed <= 1.05 * counted + AROUND * messages, dict(seen)
