@@ -146,8 +146,9 @@ def pack(
         vector.add_(residual)
     norms = plan.norms(CODED, vector)
     _check(plan, tensors, [*norms, float(torch.linalg.vector_norm(half))])
+    about = plan.about(CODED, head.seed)
     try:
-        payload = by.coder.encode(vector, plan.about(CODED, head.seed))
+        payload = by.coder.encode(vector, about)
     except ValueError as error:
         raise BadUpdate(f"codec {by.text!r}: {error}") from error
     coded = plan.raw(tensors), _HALF.encode(half, plan.about(HALF)), payload
