@@ -14,7 +14,7 @@ CONFIGURATION, STOPPED, INTERRUPTED = 2, 1, 130
 
 EXAMPLES = """\
 examples:
-  fl-distill                                            10 sites share scikit-learn's digits, FedAvg
+  fl-distill                                            8 sites, four architectures, scikit-learn's digits, FedMD
   fl-distill strategy=fedprox strategy.mu=0.1 dataset=mnist partition.alpha=0.1 sites=20 model=lenet rounds=50
   fl-distill strategy=local models=[mlp,cnn,gru,vit]    four architectures, dealt round robin
   fl-distill dataset=heart_disease partition=natural model=tabular

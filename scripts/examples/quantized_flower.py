@@ -1,4 +1,4 @@
-"""A small Flower app, as its tutorials have it, that sends a third of the bytes by two lines; they are marked.
+"""A small Flower app, as its tutorials have it, that sends a quarter of the bytes by two lines; they are marked.
 
     python scripts/examples/quantized_flower.py
 
