@@ -36,19 +36,20 @@ def pack_within(
     around = len(pack(tensors, _float16(by), head, base).data) - 2 * len(vector)
     room, seen = budget - around, sample(vector)
     for _ in range(_TRIES):
-        packed = pack(tensors, _fit(by, seen, len(vector), room, around), head, base, residual)
+        try:
+            packed = pack(tensors, _fit(by, seen, len(vector), room), head, base, residual)
+        except ValueError as error:
+            raise BadUpdate(
+                f"bytes_per_round={budget} is too few, {around} go to what is not coded; of the rest: {error}"
+            ) from error
         if (excess := len(packed.data) - budget) <= 0:
             return packed
         room = int(min(room - excess, room**2 / (room + excess)) * _MARGIN)
     raise BadUpdate(f"no codec like {by.text!r} keeps a message of {len(vector)} numbers within {budget} bytes")
 
 
-def _fit(by: Chain, seen: Tensor, numel: int, room: int, around: int) -> Chain:
-    try:
-        found = chain(fitted(by.text, seen, numel, max(1, room)))
-    except ValueError as error:
-        raise BadUpdate(f"{error} ({around} more bytes go to what is around the numbers)") from error
-    return found or by
+def _fit(by: Chain, seen: Tensor, numel: int, room: int) -> Chain:
+    return chain(fitted(by.text, seen, numel, max(1, room))) or by
 
 
 def _float16(by: Chain) -> Chain:

@@ -77,7 +77,7 @@ def _first(texts: list[str], size: Callable[[str], int], budget: int) -> str:
     for text in texts:
         if (needed := size(text)) <= budget:
             return text
-    raise ValueError(f"codec {texts[-1]!r} needs {needed} bytes, more than the budget of {budget}; nothing finer fits")
+    raise ValueError(f"codec {texts[-1]!r} needs {needed} bytes, more than the budget of {budget}; none is coarser")
 
 
 def _exists(text: str) -> bool:
