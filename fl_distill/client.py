@@ -74,6 +74,8 @@ class Client:
     augment: Augment | None = None
     public_set: Split | None = None
     """None where the algorithm has no use for one."""
+    least: int = 1
+    """The fewest examples of a class that may stand behind a mean which leaves."""
     precision: str | None = None
     """At which what arrives is run (see `fl_distill.quantize`); None: as it arrived."""
 

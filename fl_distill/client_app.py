@@ -1,37 +1,38 @@
 """The Flower ClientApp: from messages to a site's work and back, and nothing else."""
 
 import logging
-import shlex
 import traceback
 import uuid
-from collections.abc import Callable
-from functools import lru_cache, partial
-from pathlib import Path
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
 
 from flwr.app import ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
 from . import __version__, halves
 from .client import Client, Outcome, Task
-from .codec import decode, encode
-from .config import composed
-from .errors import BadUpdate, ConfigError
+from .codec import decode, encode, payload_bytes
+from .errors import BadUpdate
+from .jobs import JobOf, site_job
 from .learning import Diverged
-from .mods import FileMemory, quantizing
-from .workplace import Workplace, job_text, workplace
+from .mods import Call, FileMemory, quantizing
+from .policy import Refused
+from .workplace import Workplace, workplace
 
 Work = Callable[[Client, Task], Outcome]
-JobOf = Callable[[Context], str]
 
 SITE_FAILED = 1001
 """Error code of a site whose work failed for a reason that may be told."""
 SITE_RAISED = 1002
 """Error code of a site whose code raised: the text stays at the site."""
+SITE_REFUSED = 1004
+"""Error code of a site whose policy does not allow what it was asked."""
 
 
 def make_app(job_of: JobOf) -> ClientApp:
     """A ClientApp that serves the job (see `workplace.job_text`) which `job_of` finds for a context."""
-    app = ClientApp(mods=[quantizing(partial(_memory, job_of))])
+    app = ClientApp(mods=[partial(_guard, job_of), quantizing(partial(_memory, job_of))])
     app.train()(partial(_serve, job_of, halves.averaged))
     for work in (halves.alone, halves.by_class, halves.gradient, halves.mutual, halves.split):
         app.train(work.__name__)(partial(_serve, job_of, work))
@@ -40,41 +41,17 @@ def make_app(job_of: JobOf) -> ClientApp:
     return app
 
 
-def job_from_run_config(context: Context) -> str:
-    """The job that `flwr run --run-config 'overrides="…"'` describes."""
-    overrides = str(context.run_config.get("overrides", ""))
-    return _composed_job(overrides, str(context.run_config.get("config-dir", "")), context.run_id)
-
-
-@lru_cache(maxsize=4)
-def _composed_job(overrides: str, config_dir: str, run_id: int) -> str:
-    config, _ = composed(shlex.split(overrides), config_dir or None)
-    if config["resume"]:
-        raise ConfigError("resume continues a run of this machine: use `fl-distill resume=<folder>`, not `flwr run`")
-    return job_text(config, bundle_folder(run_id))
-
-
-def bundle_folder(run_id: int) -> Path:
-    """Where a run that `flwr run` started leaves its files, seen from server and simulated sites alike."""
-    return Path.home() / ".fl-distill" / "runs" / str(run_id)
-
-
-def job_is(text: str) -> JobOf:
-    """The same job for every context: simulations inside one process."""
-    return partial(_constant, text)
-
-
-def _constant(text: str, _: Context) -> str:
-    return text
-
-
 def _serve(job_of: JobOf, work: Work, message: Message, context: Context) -> Message:
     place: Workplace | None = None
     try:
         place = workplace(job_of(context))
-        outcome = work(_client(place, _index(context)), _task(message))
+        index, task = _index(place, context), _task(message)
+        _admit(place, index, work, task.values)
+        outcome = work(_client(place, index), task)
     except (BadUpdate, Diverged) as fault:  # their sentences hold nothing of the site's own
         return Message(Error(SITE_FAILED, str(fault)), reply_to=message)
+    except Refused as refused:
+        return Message(Error(SITE_REFUSED, str(refused)), reply_to=message)
     except Exception as error:
         return Message(Error(SITE_RAISED, _scrubbed(error, place)), reply_to=message)
     content = RecordDict({key: encode(tensors, bare=outcome.bare) for key, tensors in outcome.tensors.items()})
@@ -82,12 +59,34 @@ def _serve(job_of: JobOf, work: Work, message: Message, context: Context) -> Mes
     return Message(content, reply_to=message)
 
 
+def _guard(job_of: JobOf, message: Message, context: Context, call_next: Call) -> Message:
+    """Around everything: no exception's text and no message beyond the site's policy gets out."""
+    try:
+        reply = call_next(message, context)
+        if reply.has_content() and (policy := workplace(job_of(context)).policy) is not None:
+            policy.admit_size(payload_bytes(reply.content))
+    except Refused as refused:
+        return Message(Error(SITE_REFUSED, str(refused)), reply_to=message)
+    except Exception as error:
+        return Message(Error(SITE_RAISED, _scrubbed(error, None)), reply_to=message)
+    return reply
+
+
+def _admit(place: Workplace, index: int, work: Work, values: Mapping[str, Any]) -> None:
+    """Raise `Refused` where the site's policy does not let out what this work would."""
+    if place.policy is not None:
+        examples = sum(place.federation.label_counts(index))
+        place.policy.admit(place.strategy_name, halves.leaves(work, values), examples)
+
+
 def _describe(job_of: JobOf, message: Message, context: Context) -> Message:
     place: Workplace | None = None
     try:
-        place, index = workplace(job_of(context)), _index(context)
+        place = workplace(job_of(context))
+        index = _index(place, context)
         if index >= len(place.federation.names):
             return Message(RecordDict({"site": ConfigRecord({"spare": True})}), reply_to=message)
+        _admit(place, index, halves.of(place.strategy.action), place.strategy.site_config())
         about = ConfigRecord(
             {
                 "name": place.federation.names[index],
@@ -98,6 +97,9 @@ def _describe(job_of: JobOf, message: Message, context: Context) -> Message:
                 "public": place.public_fingerprint,
             }
         )
+    except Refused as refused:
+        who = f"{place.federation.names[index]}: " if place is not None else ""
+        return Message(Error(SITE_REFUSED, f"{who}{refused}"), reply_to=message)
     except Exception as error:
         return Message(Error(SITE_RAISED, _scrubbed(error, place)), reply_to=message)
     return Message(RecordDict({"site": about}), reply_to=message)
@@ -118,12 +120,13 @@ def _client(place: Workplace, index: int) -> Client:
         augment=place.federation.augment or None,
         public_set=place.federation.public if place.uses_public else None,
         precision=e.quantized_model,
+        least=place.policy.min_examples if place.policy else 1,
     )
 
 
 def _memory(job_of: JobOf, context: Context) -> FileMemory:
     place = workplace(job_of(context))
-    return FileMemory(place.folder / "sites", place.federation.names[_index(context)])
+    return FileMemory(place.folder / "sites", place.federation.names[_index(place, context)])
 
 
 def _task(message: Message) -> Task:
@@ -142,8 +145,8 @@ def _task(message: Message) -> Task:
     )
 
 
-def _index(context: Context) -> int:
-    return int(context.node_config["partition-id"])
+def _index(place: Workplace, context: Context) -> int:
+    return int(context.node_config["partition-id"]) if place.index is None else place.index
 
 
 def _scrubbed(error: Exception, place: Workplace | None) -> str:
@@ -162,4 +165,4 @@ def _scrubbed(error: Exception, place: Workplace | None) -> str:
     return f"the site's code raised {type(error).__name__} (reference {reference} in the site's sites/errors.log)"
 
 
-app = make_app(job_from_run_config)
+app = make_app(site_job)

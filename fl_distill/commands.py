@@ -37,7 +37,9 @@ def single(overrides: Sequence[str], config_dir: str | None) -> None:
         run(_resumed(folder, overrides, config_dir), folder, resume=True)
     else:
         config, places = composed(overrides, config_dir)
-        run(config, Path(places["run_dir"]))
+        if config["runtime"]["kind"] == "superlink" and config_dir is not None:
+            raise ConfigError("--config-dir: real sites compose what is installed there: say it in overrides instead")
+        run(config, Path(places["run_dir"]), overrides=overrides)
 
 
 def sweep(overrides: Sequence[str], config_dir: str | None) -> int:
@@ -59,7 +61,7 @@ def sweep(overrides: Sequence[str], config_dir: str | None) -> int:
         print(f"job {number + 1}/{len(jobs)}: {changed}")
         result: dict[str, Any] = {"job": changed, "status": "finished", "folder": str(folder / str(number))}
         try:
-            result |= run(config, folder / str(number))
+            result |= run(config, folder / str(number), overrides=job)
         except FlDistillError as error:
             result |= {"status": "failed", "reason": str(error)}
             print(f"job {number + 1} failed: {error}", file=sys.stderr)

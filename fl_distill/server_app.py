@@ -13,11 +13,11 @@ from torch import Tensor
 
 from . import __version__
 from .checkpoint import Checkpoints, Saved
-from .client_app import JobOf, job_from_run_config
 from .codec import decode, encode
 from .collect import Collector, never
 from .errors import ConfigError, RunStopped
 from .files import save_tensors
+from .jobs import server_job
 from .learning import evaluate
 from .roster import Member, Roster
 from .rounds import Hooks, Progress, Rounds
@@ -36,28 +36,38 @@ from .tracking import (
     write_json_atomic,
     write_summary,
 )
+from .tracking.relay import Relay
 from .workplace import Workplace, workplace
 
 Summary = dict[str, Any]
 
 
 def serve(
-    grid: Grid, job: str, *, check_stop: Callable[[], None] = never, poll_s: float = 0.05, resume: bool = False
+    grid: Grid,
+    job: str,
+    *,
+    check_stop: Callable[[], None] = never,
+    poll_s: float = 0.05,
+    resume: bool = False,
+    relay: bool = False,
 ) -> Summary:
     """Run a job to its end on a grid; returns what `summary.json` holds.
+
+    With `relay` another process shows what happens: it goes to a file instead of the console.
 
     Raises `RunStopped` when the run cannot go on, after everything was saved, and whatever `check_stop` raises.
     """
     place = workplace(job)
     place.check()
-    return _Server(grid, place, check_stop, poll_s, resume).run()
+    return _Server(grid, place, check_stop, poll_s, resume, relay).run()
 
 
 class _Server:
     def __init__(
-        self, grid: Grid, place: Workplace, check_stop: Callable[[], None], poll_s: float, resume: bool
+        self, grid: Grid, place: Workplace, check_stop: Callable[[], None], poll_s: float, resume: bool, relay: bool
     ) -> None:
         e = place.experiment
+        self._relay = [Relay(place.folder)] if relay else []
         self._grid, self._place, self._e, self._stop = grid, place, e, check_stop
         self._strategy: SiteStrategy = call(e.strategy)
         self._collector = Collector(e.collect.timeout_s, e.collect.grace_s, e.collect.min_results, poll_s, check_stop)
@@ -77,7 +87,7 @@ class _Server:
         self._checkpoints = Checkpoints(place.folder / "checkpoints", e.checkpoint.keep)
         self._log = RoundLog(place.folder)
         self._saved = self._checkpoints.newest() if resume else None
-        self._observers = Observers([])
+        self._observers = Observers(self._relay)
 
     def _facts(self) -> Facts:
         place = self._place
@@ -125,8 +135,7 @@ class _Server:
     def _rounds(self) -> Rounds:
         """The loop, once the sites are there and the observers know them."""
         e = self._e
-        wanted = len(self._place.federation.names)
-        self._roster.wait_for(wanted, e.collect.min_sites, e.collect.join_s, self._stop)
+        self._roster.wait_for(self._place.sites, e.collect.min_sites, e.collect.join_s, self._stop)
         self._observers = self._observe()
         hooks = Hooks(self._score, self._closed, self._save, self._checkpoints.oldest, self._observers.site_replied)
         return Rounds(e, self._strategy, self._coding, self._grid, self._roster, self._collector, hooks)
@@ -185,7 +194,8 @@ class _Server:
             tracker_ids=self._saved.notes["trackers"] if self._saved else {},
         )
         extra: list[Observer] = [call({"_target_": path}) for path in self._e.track.observers]
-        observers = Observers([*default_observers(self._e.track, self._e.log), *extra])
+        track = replace(self._e.track, console=False) if self._relay else self._e.track
+        observers = Observers([*default_observers(track, self._e.log), *extra, *self._relay])
         observers.started(info)
         return observers
 
@@ -285,22 +295,14 @@ def _link(source: Path, target: Path) -> None:
         target.write_bytes(source.read_bytes())
 
 
-def make_app(job_of: JobOf, run: Callable[[Grid, str], Any]) -> ServerApp:
-    """A ServerApp that runs the job which `job_of` finds for a context."""
-    server = ServerApp()
-
-    @server.main()
-    def main(grid: Grid, context: Context) -> None:
-        run(grid, job_of(context))
-
-    return server
+app = ServerApp()
 
 
-def _run_bundle(grid: Grid, job: str) -> None:
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """What a SuperLink starts."""
     try:
-        serve(grid, job)
+        job, resume = server_job(context)
+        serve(grid, job, resume=resume, relay="folder" in context.run_config)
     except (ConfigError, RunStopped) as error:
         raise SystemExit(f"fl-distill: {error}") from error
-
-
-app = make_app(job_from_run_config, _run_bundle)

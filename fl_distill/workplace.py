@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -14,29 +15,51 @@ from .data.federate import federate
 from .data.types import Federation, Site
 from .errors import ConfigError
 from .models.build import build, faults
+from .policy import Policy
 from .roster import RESERVED
 from .seeds import derive
 from .strategies import SiteStrategy
 from .targets import call, nearest
 
 
-def job_text(config: dict[str, Any], folder: Path) -> str:
-    """An experiment and its folder as one string: all that travels to worker processes."""
-    return json.dumps({"config": config, "folder": str(folder)}, sort_keys=True)
+def job_text(
+    config: dict[str, Any],
+    folder: Path,
+    participant: str | None = None,
+    index: int | None = None,
+    policy: Mapping[str, Any] | None = None,
+) -> str:
+    """An experiment and its folder as one string: all that travels to worker processes.
+
+    participant: the one site whose data is here, "" for a server without any; None where all sites' data is here.
+    index: the site that this process is, whatever a message says. policy: what that site lets leave.
+    """
+    job = {"config": config, "folder": str(folder), "participant": participant, "index": index, "policy": policy}
+    return json.dumps(job, sort_keys=True)
 
 
 @lru_cache(maxsize=2)
 def workplace(text: str) -> "Workplace":
     """The workplace of a job, the same object for every message of it."""
     job = json.loads(text)
-    return Workplace(typed(job["config"]), Path(job["folder"]))
+    policy = Policy(**job["policy"]) if job["policy"] is not None else None
+    index = 0 if job["participant"] else job["index"]
+    return Workplace(typed(job["config"]), Path(job["folder"]), job["participant"], index, policy)
 
 
 class Workplace:
     """Data, models and settings of one experiment in one process."""
 
-    def __init__(self, experiment: Experiment, folder: Path) -> None:
-        self.experiment, self.folder = experiment, folder
+    def __init__(
+        self,
+        experiment: Experiment,
+        folder: Path,
+        participant: str | None = None,
+        index: int | None = None,
+        policy: Policy | None = None,
+    ) -> None:
+        self.experiment, self.folder, self.index, self.policy = experiment, folder, index, policy
+        self._participant = participant
         self._sites: dict[int, Site] = {}
         self._models: dict[str, nn.Module] = {}
         self._initial: dict[str, dict[str, Tensor]] = {}
@@ -92,8 +115,19 @@ class Workplace:
         return self._sites[index]
 
     def model_name(self, index: int) -> str:
-        """Name of the model of the site with this index."""
-        return self.experiment.model(index, self.federation.names[index])[0]
+        """Name of the model of the site with this index; the default one where no site's data is here."""
+        names = self.federation.names
+        return self.experiment.model(index, names[index])[0] if names else self.experiment.default_model[0]
+
+    @property
+    def strategy_name(self) -> str:
+        """How the strategy was chosen."""
+        return str(self.experiment.raw["names"]["strategy"])
+
+    @property
+    def sites(self) -> int:
+        """How many sites take part."""
+        return self.experiment.sites if self._participant is not None else len(self.federation.names)
 
     def model(self, name: str) -> nn.Module:
         """The process's one instance of this model; whoever uses it loads the weights first."""
@@ -125,18 +159,17 @@ class Workplace:
             return
         data, e = self.federation, self.experiment
         mapped = e.models if isinstance(e.models, dict) else {}
-        missing = sorted({*e.per_site, *mapped, *e.collect.away, *e.codec.sites} - set(data.names))
+        named = {*e.per_site, *mapped, *e.collect.away, *e.codec.sites}
+        missing = sorted(named - set(data.names)) if self._participant is None else []
         found = [f"site {name!r} does not exist{nearest(name, data.names)}" for name in missing]
         found += [f"no site can have the name {name!r}: rename it" for name in data.names if name in RESERVED]
         width, specs, classes = self.strategy.feature_width, e.raw["model_specs"], len(data.classes)
-        for name in {e.model(i, site)[0] for i, site in enumerate(data.names)}:
+        for name in {self.model_name(i) for i in range(len(data.names) or 1)}:
             found += faults(specs[name], data.input_shape, classes, width)
         if self.server_model:
             found += faults(specs[self.server_model], data.input_shape if width is None else (width,), classes)
         if self.strategy.uses_labels and bool((data.public.y < 0).any()):
-            found.append(
-                f"strategy={e.raw['names']['strategy']} learns from public labels, which this public set lacks"
-            )
+            found.append(f"strategy={self.strategy_name} learns from public labels, which this public set lacks")
         if self.uses_public and not len(data.public):
             found.append("the public set is empty: raise public, or set public_dataset")
         if found:

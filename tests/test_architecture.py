@@ -44,8 +44,10 @@ ROOMS: dict[str, set[str]] = {
     | own("knowledge", "codec", "learning", "data.types"),
     "tracking": {"rich", "matplotlib", "wandb"} | own("errors"),
     "config": {"hydra", "omegaconf"} | LEAVES | own("codec", "learning", "models", "quantize"),
+    "policy": {"yaml"} | LEAVES | own("codec.rate", "config", "halves.leaving"),
+    "deploy": {"cryptography", "yaml", "flwr.app", "flwr.clientapp", PACKAGE},
     "cli": {PACKAGE},
-    "runtime": {"torch", "numpy", "ray", "flwr", PACKAGE},
+    "runtime": {"torch", "numpy", "ray", "flwr", "cryptography", PACKAGE},
 }
 # The modules that join the rooms: the site, the server, the round loop, the commands.
 JOINTS = {"torch", "yaml", "flwr.app", "flwr.clientapp", "flwr.serverapp", PACKAGE}

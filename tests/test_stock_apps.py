@@ -7,9 +7,10 @@ import torch
 from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from fl_distill.client_app import job_is, make_app
+from fl_distill.client_app import make_app
 from fl_distill.codec import decode, encode
 from fl_distill.config import composed
+from fl_distill.jobs import job_is
 from fl_distill.learning import Settings
 from fl_distill.runtime.process_grid import ProcessGrid
 from fl_distill.strategies import DSFL, Facts, FedAvg, FedProx, FedSGD, Sender, SiteStrategy

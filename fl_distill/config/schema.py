@@ -141,7 +141,7 @@ def _texts(value: object) -> bool:
 
 @dataclass(frozen=True)
 class Runtime:
-    """Where sites run: Flower's simulation on Ray, or this machine's processes."""
+    """Where sites run: Flower's simulation on Ray, this machine's processes, or nodes of a SuperLink."""
 
     kind: str = "simulation"
     workers: int = 2
@@ -149,9 +149,16 @@ class Runtime:
     cpus_per_site: float = 1.0
     gpus_per_site: float = 0.0
     address: str | None = None
+    connection: str | None = None
+    parts: bool = False
 
     def __post_init__(self) -> None:
         require(
+            (isinstance(self.parts, bool), f"parts must be true or false, not {self.parts!r}"),
+            (
+                self.connection is None or isinstance(self.connection, str),
+                f"connection must be a federation's folder, or a name, not {self.connection!r}",
+            ),
             (self.kind in KINDS, f"kind is one of {', '.join(KINDS)}, not {self.kind!r}"),
             (whole(self.workers, 0), f"workers must be a whole number >= 0, not {self.workers}"),
             (whole(self.threads), f"threads must be a whole number >= 1, not {self.threads}"),
@@ -160,7 +167,7 @@ class Runtime:
         )
 
 
-KINDS = ("simulation", "local")
+KINDS = ("simulation", "local", "superlink")
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,10 @@
 from dataclasses import replace
 
 from ..client import Client, Outcome, Task
+from .leaving import lets_out
 
 
+@lets_out()
 def alone(client: Client, task: Task) -> Outcome:
     """Go on with the site's own model; nothing but scores leaves."""
     client.recall(task)

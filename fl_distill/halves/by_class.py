@@ -11,10 +11,12 @@ from ..knowledge import class_means
 from ..learning import class_target_loss, predict, prototype_loss
 from ..learning.losses import Loss
 from ..models.views import ByPrototype, WithFeatures
+from .leaving import lets_out
 
 Targets = tuple[Tensor, Tensor]
 
 
+@lets_out("class_means")
 def by_class(client: Client, task: Task) -> Outcome:
     """FD, FedProto: train with a pull towards the others' class means, then say one's own.
 
@@ -71,7 +73,9 @@ def _means(client: Client, features: bool) -> Targets:
         seen = predict(WithFeatures(client.model), train.x, device=device)[:, client.classes :]
     else:
         seen = predict(client.model, train.x, device=device).softmax(-1)
-    return class_means(seen, train.y, client.classes)
+    means, counts = class_means(seen, train.y, client.classes)
+    few = counts < client.least
+    return means.masked_fill(few[:, None], 0.0), counts.masked_fill(few, 0)
 
 
 def _judge(client: Client, task: Task, told: Targets | None) -> nn.Module | None:

@@ -11,10 +11,12 @@ from ..knowledge.public import FIXED, public_rows
 from ..learning import Term, digest_loss, on_public, predict, taught, taught_target
 from ..learning.losses import Loss
 from ..learning.transfer import express
+from .leaving import lets_out
 from .soft_labels import hear, say
 from .transfer import study_stages
 
 
+@lets_out("logits")
 def mutual(client: Client, task: Task) -> Outcome:
     """Digest what is said of public examples, revisit the own data, say something of the next public examples.
 

@@ -8,8 +8,10 @@ from ..data.types import Split
 from ..errors import BadUpdate
 from ..learning import predict, taught, taught_target
 from ..models.views import WithFeatures
+from .leaving import lets_out
 
 
+@lets_out("features", "logits")
 def split(client: Client, task: Task) -> Outcome:
     """Train on labels and, once it is there, on what the server's network says of the same examples; then show them.
 

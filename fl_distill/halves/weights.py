@@ -2,8 +2,10 @@
 
 from ..client import Client, Outcome, Scalars, Task
 from ..learning import full_gradient, proximal, trainable
+from .leaving import lets_out
 
 
+@lets_out("weights")
 def averaged(client: Client, task: Task) -> Outcome:
     """FedAvg, FedProx, FedDF: train the weights that arrived and return them."""
     client.receive(task.weights)
@@ -13,6 +15,7 @@ def averaged(client: Client, task: Task) -> Outcome:
     return Outcome({**metrics, **scores}, {"arrays": client.model.state_dict()})
 
 
+@lets_out("weights")
 def gradient(client: Client, task: Task) -> Outcome:
     """FedSGD: the gradient over all training examples, and the buffers that computing it moved."""
     client.receive(task.weights)
@@ -27,6 +30,7 @@ def gradient(client: Client, task: Task) -> Outcome:
     return Outcome({**metrics, **scores}, {"gradients": gradients, "buffers": buffers})
 
 
+@lets_out()
 def scored(client: Client, task: Task) -> Outcome:
     """Score the weights that arrived, or the site's own model when none did."""
     own = None if task.weights else client.memory().load(before=task.round + 1)

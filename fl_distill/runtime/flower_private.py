@@ -3,8 +3,11 @@
 `tests/test_flower_private.py` states what is expected of each and fails, naming it, when Flower moves it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from flwr.app import Array, Error, Message, Metadata, RecordDict
 from flwr.app.message import make_message
@@ -14,7 +17,9 @@ from flwr.common.constant import (
     SUPERLINK_NODE_ID,
     ErrorCode,
 )
-from flwr.supercore.run import Run
+from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree, iterate_object_tree
+from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents, pull_objects, push_objects
+from flwr.supercore.run import Run, RunNotRunningException
 from flwr.supercore.task_identity import TaskIdentity
 
 __all__ = [
@@ -22,10 +27,13 @@ __all__ = [
     "NO_REPLY",
     "RAISED",
     "UNAVAILABLE",
+    "Gone",
+    "Link",
     "Run",
     "compose",
     "empty_run",
     "identity",
+    "linked",
     "make_array",
     "node_config",
     "stamp",
@@ -94,3 +102,82 @@ def empty_run(run_id: int) -> Run:
 def node_config(partition: int, partitions: int) -> dict[str, bool | float | int | str]:
     """The node configuration that Flower's simulation gives node `partition` of `partitions`."""
     return {PARTITION_ID_KEY: partition, NUM_PARTITIONS_KEY: partitions}
+
+
+Gone = RunNotRunningException
+"""Raised where a run has ended while somebody still works for it."""
+
+
+@dataclass(frozen=True)
+class Link:
+    """A node's connection to a SuperLink: Flower's own transport, authentication and heartbeat."""
+
+    node: int
+    _receive: Callable[[], Any]
+    _send: Callable[..., Any]
+    _get_run: Callable[[int], Run]
+    _pull: Callable[[int, str], bytes]
+    _push: Callable[[int, str, str, bytes], None]
+    _confirm: Callable[[int, str], None]
+
+    def receive(self, largest: int) -> tuple[Message, RecordDict | None] | None:
+        """The next message and its content, None where there is none; no content where it exceeds `largest` bytes."""
+        if (found := self._receive()) is None:
+            return None
+        head, tree = found
+        run, number, arrived = head.metadata.run_id, head.metadata.message_id, 0
+
+        def pull(object_id: str) -> bytes:
+            nonlocal arrived
+            if arrived > largest:
+                raise OverflowError
+            data = self._pull(run, object_id)
+            arrived += len(data)
+            return data
+
+        ids = [node.object_id for node in iterate_object_tree(tree)]
+        try:
+            contents = pull_objects(ids, pull_object_fn=pull)
+        except OverflowError:
+            return head, None
+        whole: Message = inflate_object_from_contents(tree.object_id, contents)  # type: ignore[assignment]
+        stamp(whole, tree.object_id)
+        self._confirm(run, number)
+        return whole, whole.content
+
+    def send(self, reply: Message, seconds: float) -> None:
+        """Send a reply to a message that took `seconds` to work on."""
+        stamp(reply, reply.object_id)
+        tree, run = get_object_tree(reply), reply.metadata.run_id
+        objects = get_all_nested_objects(reply)
+        wanted, session = self._send(reply, tree, seconds)
+        push_objects(
+            objects,
+            lambda object_id, data: self._push(run, session, object_id, data),
+            object_ids_to_push=wanted,
+        )
+
+    def run_config(self, run: int) -> dict[str, Any]:
+        """What the run was submitted with."""
+        return dict(self._get_run(run).override_config)
+
+
+@contextmanager
+def linked(address: str, ca: Path | None, key: Path | None) -> Iterator[Link]:
+    """A node's connection: over TLS where there is a `ca`, authenticated where there is a private `key`.
+
+    Waits for a SuperLink that is not there. Raises SystemExit when it refuses this node.
+    """
+    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+    from cryptography.hazmat.primitives.serialization import load_ssh_private_key
+    from flwr.supernode.fleet_http_connection import http_request_response
+
+    keys = None
+    if key is not None:
+        private = load_ssh_private_key(key.read_bytes(), None)
+        if not isinstance(private, EllipticCurvePrivateKey):
+            raise TypeError(f"{key} is no key of an elliptic curve")
+        keys = private, private.public_key()
+    with http_request_response(address, ca is None, ca.read_bytes() if ca else None, keys) as parts:
+        node, receive, send, get_run, _, pull, push, confirm = parts
+        yield Link(node, receive, send, get_run, pull, push, confirm)

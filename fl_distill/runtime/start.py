@@ -4,32 +4,44 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from flwr.serverapp import Grid
 
-from ..client_app import job_is, make_app
+from ..client_app import make_app
 from ..config import typed
 from ..errors import ConfigError
+from ..jobs import job_is, server_of
 from ..server_app import Summary, serve
+from ..tracking import Observers, default_observers
 from ..workplace import job_text, workplace
 
 
-def run(config: dict[str, Any], folder: Path, *, resume: bool = False) -> Summary:
+def run(config: dict[str, Any], folder: Path, *, resume: bool = False, overrides: Sequence[str] = ()) -> Summary:
     """Run the experiment that `config` (composed, plain values) describes, and leave its results in `folder`.
 
+    `overrides` are those that it was composed of: all that real sites hear of it.
     Raises `ConfigError` before anything starts, `RunStopped` when the run cannot go on, KeyboardInterrupt on SIGINT
     or SIGTERM, after the run was left in a state that can be resumed.
     """
     experiment = typed(config)
     _quiet(debug=experiment.log == "debug")
-    job = job_text(config, folder.resolve())
+    job = job_text(config, folder.resolve(), server_of(config))
     place = workplace(job)
     place.check()
     _make(folder)
+    if experiment.runtime.kind == "superlink":
+        from .superlink import run_on_superlink
+
+        console = Observers(
+            [o for o in default_observers(replace(experiment.track, plots=False, wandb=False), experiment.log)]
+        )
+        with _interruptible() as check_stop:
+            return run_on_superlink(config, folder, overrides, console, check_stop, resume)
     nodes = len(place.federation.names)
     app, runtime = make_app(job_is(job)), experiment.runtime
     with _interruptible() as check_stop:

@@ -1,0 +1,1 @@
+"""Federations of real sites: certificates, keys, and the processes that join them."""

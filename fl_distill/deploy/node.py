@@ -1,0 +1,144 @@
+"""A site's process: takes one message after the other from a SuperLink and answers it with the installed app.
+
+It stands where `flower-supernode` would, on the same Fleet API, keys and heartbeat. What differs: no code that the
+SuperLink offers is fetched, no process is started for a message, and a message that a crash interrupted is answered.
+"""
+
+import json
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from flwr.app import Context, Error, Message, Metadata, RecordDict
+from flwr.clientapp import ClientApp
+
+from ..codec import payload_bytes
+from ..errors import FlDistillError
+from ..files import replace_with
+from ..runtime.flower_private import Gone, Link, compose, linked
+
+LARGEST = 2**31
+"""Bytes of a message that a site takes, at most."""
+
+INTERRUPTED = 1005
+"""Error code of a site that was stopped, or died, while it worked."""
+UNREAD = 1006
+"""Error code of a site that could not fetch what it was asked."""
+
+_FIELDS = (
+    *("run_id", "message_id", "src_node_id", "dst_node_id", "reply_to_message_id", "group_id", "created_at", "ttl"),
+    *("message_type", "src_task_id", "dst_task_id"),
+)
+_QUICK, _SLOW, _SHARE = 0.03, 3.0, 0.05
+"""Seconds between two looks: at least, at most, and as a part of the time in which nothing came."""
+
+log = logging.getLogger("fl_distill.site")
+
+
+class NotAdmitted(FlDistillError):
+    """The SuperLink does not take this site."""
+
+
+@dataclass
+class Node:
+    """One site and what it has in hand."""
+
+    app: ClientApp
+    site_file: Path
+    folder: Path
+    """Where a message that is being worked on is noted."""
+    largest: int = LARGEST
+    _configs: dict[int, dict[str, Any]] = field(default_factory=dict)
+
+    def run(self, link: Link, sleep: Callable[[float], None] = time.sleep) -> None:
+        """Answer messages until something raises."""
+        self._settle(link)
+        since = time.monotonic()
+        while True:
+            try:
+                found = link.receive(self.largest)
+            except Gone:
+                continue
+            if found is None:
+                sleep(min(max(_QUICK, _SHARE * (time.monotonic() - since)), _SLOW))
+                continue
+            self._answer(link, *found)
+            since = time.monotonic()
+
+    def _answer(self, link: Link, message: Message, content: RecordDict | None) -> None:
+        self._note(message)
+        before = time.monotonic()
+        try:
+            reply = self._reply(link, message, content)
+        except KeyboardInterrupt:
+            self._send(link, _error(message, INTERRUPTED, "the site was stopped while it worked"), before)
+            raise
+        self._send(link, reply, before)
+        what = reply.error.reason if reply.has_error() else f"{payload_bytes(reply.content):,} bytes"
+        log.info("%s: %.1f s, %s", message.metadata.message_type, time.monotonic() - before, what)
+
+    def _reply(self, link: Link, message: Message, content: RecordDict | None) -> Message:
+        if content is None:
+            return _error(message, UNREAD, f"the message has more than {self.largest} bytes")
+        context = Context(
+            run_id=message.metadata.run_id,
+            node_id=link.node,
+            node_config={"site-config": str(self.site_file)},
+            state=RecordDict(),
+            run_config=self._config(link, message.metadata.run_id),
+        )
+        return self.app(message, context)
+
+    def _config(self, link: Link, run: int) -> dict[str, Any]:
+        if run not in self._configs:
+            self._configs = {run: link.run_config(run)}
+        return self._configs[run]
+
+    def _send(self, link: Link, reply: Message, since: float) -> None:
+        try:
+            link.send(reply, time.monotonic() - since)
+        except Gone:
+            log.info("the run has ended: nobody waits for the answer")
+        self._in_hand.unlink(missing_ok=True)
+
+    # ------------------------------------------------------------ a crash
+
+    @property
+    def _in_hand(self) -> Path:
+        return self.folder / "in-hand.json"
+
+    def _note(self, message: Message) -> None:
+        fields = {name: getattr(message.metadata, name) for name in _FIELDS}
+        replace_with(self._in_hand, json.dumps(fields).encode())
+
+    def _settle(self, link: Link) -> None:
+        """Tell the server that what an earlier process had in hand is lost: it need not wait for it."""
+        try:
+            fields = json.loads(self._in_hand.read_text(encoding="utf-8"))
+            lost = compose(Metadata(**fields), RecordDict())
+            self._send(link, _error(lost, INTERRUPTED, "the site was restarted while it worked"), time.monotonic())
+        except FileNotFoundError:
+            return
+        except (OSError, ValueError, TypeError) as error:
+            log.warning("what was in hand cannot be told: %s", error)
+            self._in_hand.unlink(missing_ok=True)
+
+
+def serve(node: Node, address: str, ca: Path | None, key: Path | None) -> None:
+    """Stay connected to the SuperLink at `address` until KeyboardInterrupt; raises `NotAdmitted` where it refuses."""
+    while True:
+        try:
+            with linked(address, ca, key) as link:
+                log.info("connected to %s as node %s", address, link.node)
+                node.run(link)
+        except SystemExit as refused:
+            raise NotAdmitted(f"the SuperLink at {address} does not take this site: {refused}") from refused
+        log.info("the connection is gone; trying again")
+        time.sleep(1.0)
+
+
+def _error(message: Message, code: int, reason: str) -> Message:
+    return Message(Error(code, reason), reply_to=message)

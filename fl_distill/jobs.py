@@ -1,0 +1,105 @@
+"""Which job a Flower context is about: of a simulation, of `flwr run` on a folder, of a site with a `site.yaml`."""
+
+import json
+import re
+import shlex
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+from flwr.app import Context
+
+from .config import composed
+from .errors import ConfigError, DataError
+from .policy import Refused, compose_request, read
+from .workplace import job_text
+
+JobOf = Callable[[Context], str]
+
+SITE_FILE = "site-config"
+"""Key of a node's configuration: the path of its `site.yaml`."""
+ORDERS = "server.json"
+"""What a submitter leaves in the run folder for the ServerApp."""
+
+_NAME = re.compile(r"[0-9a-f]{8,64}")
+
+
+def job_is(text: str) -> JobOf:
+    """The same job for every context: simulations inside one process."""
+    return partial(_constant, text)
+
+
+def _constant(text: str, _: Context) -> str:
+    return text
+
+
+def site_job(context: Context) -> str:
+    """The job of a node that a SuperLink asks: by its own `site.yaml`, or as in a simulation of all sites."""
+    overrides, site_file = str(context.run_config.get("overrides", "")), context.node_config.get(SITE_FILE)
+    if site_file is not None:
+        path, run = Path(str(site_file)), str(context.run_config.get("job") or f"{context.run_id:08x}")
+        return _own_job(path, path.stat().st_mtime_ns, overrides, run)
+    if context.run_config.get("job"):
+        raise Refused(f"a node without a site.yaml: start it with --node-config '{SITE_FILE}=\"PATH\"'")
+    return _composed_job(overrides, str(context.run_config.get("config-dir", "")), context.run_id)
+
+
+def server_job(context: Context) -> tuple[str, bool]:
+    """The job of a ServerApp, and whether it resumes."""
+    if folder := str(context.run_config.get("folder", "")):
+        orders = json.loads((Path(folder) / ORDERS).read_text(encoding="utf-8"))
+        return job_text(orders["config"], Path(folder), server_of(orders["config"])), bool(orders["resume"])
+    overrides, config_dir = (str(context.run_config.get(key, "")) for key in ("overrides", "config-dir"))
+    return _composed_job(overrides, config_dir, context.run_id), False
+
+
+def server_of(config: Mapping[str, Any]) -> str | None:
+    """As whom the server of a run sees the data: as one without any where real sites hold their own."""
+    runtime = config["runtime"]
+    return "" if runtime["kind"] == "superlink" and not runtime.get("parts") else None
+
+
+@lru_cache(maxsize=4)
+def _own_job(path: Path, _: int, overrides: str, run: str) -> str:
+    if not _NAME.fullmatch(run):
+        raise Refused("the job's name is none: 8 to 64 hexadecimal digits")
+    own = read(path)
+    try:
+        config = compose_request(overrides, own)
+    except DataError:
+        raise
+    except ConfigError as error:
+        fault = error.faults[0]
+        if any(str(value) in fault for value in own.overrides().values() if isinstance(value, str)):
+            raise  # it speaks of what is the site's own
+        raise Refused(f"{own.name}: the request does not fit what is installed here: {fault}") from error
+    except Refused as refused:
+        raise Refused(f"{own.name}: {refused}") from refused
+    folder = own.folder / "runs" / run
+    folder.mkdir(parents=True, exist_ok=True)
+    _forget(folder, own.keep_runs)
+    participant = own.name if own.part is None else None
+    return job_text(config, folder, participant, own.part, asdict(own.policy))
+
+
+def _forget(current: Path, keep: int) -> None:
+    """Drop what the site remembers of all but its `keep` newest runs."""
+    others = [path for path in current.parent.iterdir() if path.is_dir() and path != current]
+    for old in sorted(others, key=lambda path: path.stat().st_mtime, reverse=True)[keep - 1 :]:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+@lru_cache(maxsize=4)
+def _composed_job(overrides: str, config_dir: str, run_id: int) -> str:
+    config, _ = composed(shlex.split(overrides), config_dir or None)
+    if config["resume"]:
+        raise ConfigError("resume continues a run of this machine: use `fl-distill resume=<folder>`, not `flwr run`")
+    return job_text(config, bundle_folder(run_id))
+
+
+def bundle_folder(run_id: int) -> Path:
+    """Where a run that `flwr run` started leaves its files, seen from server and simulated sites alike."""
+    return Path.home() / ".fl-distill" / "runs" / str(run_id)

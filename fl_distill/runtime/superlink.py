@@ -1,0 +1,193 @@
+"""A run on real sites: submitted to a SuperLink, followed from here, kept in the same folder as a simulation's.
+
+The ServerApp runs beside the SuperLink and writes the run folder itself, so this command belongs on the same machine.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .. import __version__
+from ..errors import ConfigError, RunStopped
+from ..files import replace_with
+from ..jobs import ORDERS
+from ..policy import checked, shared
+from ..tracking import Observers, Summary
+from ..tracking.relay import EVENTS, replay
+
+LOOK_S = 0.1
+ASK_S = 10.0
+"""Seconds without news after which the SuperLink is asked whether the run is still alive."""
+
+_APP = f'''\
+[project]
+name = "fl-distill-run"
+version = "{__version__}"
+description = "What is installed, and nothing else"
+license = "Apache-2.0"
+
+[tool.flwr.app]
+publisher = "fl-distill"
+
+[tool.flwr.app.components]
+serverapp = "run:server"
+clientapp = "run:client"
+
+[tool.flwr.app.config]
+overrides = ""
+job = ""
+folder = ""
+'''
+_CODE = '''\
+"""The installed fl-distill, as the app of a run: no code of its own travels."""
+
+from fl_distill.client_app import app as client
+from fl_distill.server_app import app as server
+
+__all__ = ["client", "server"]
+'''
+
+
+@dataclass(frozen=True)
+class Connection:
+    """A SuperLink's Control API, spoken to by Flower's own command."""
+
+    name: str
+    """Of a connection in Flower's `config.toml`; "" for its default."""
+    home: Path | None
+    """Where that file lies; None for the user's own."""
+
+    @staticmethod
+    def of(text: str | None) -> "Connection":
+        """A federation's folder, or the name of a connection of the user's own; None for the default one."""
+        home = Path(text or "") / "flwr"
+        return (
+            Connection("", home.resolve())
+            if text and (home / "config.toml").is_file()
+            else Connection(text or "", None)
+        )
+
+    def submit(self, app: Path, values: dict[str, str]) -> int:
+        """Start a run of the app in a folder; returns its id."""
+        config = " ".join(f"{key}={json.dumps(value)}" for key, value in values.items())
+        answer = self._call("run", str(app), "--run-config", config)
+        return int(answer["run-id"])
+
+    def status(self, run: int) -> str:
+        """Such as `running`, or `finished:completed`."""
+        return str(self._call("list", "--run-id", str(run))["runs"][0]["status"])
+
+    def stop(self, run: int) -> None:
+        """End a run."""
+        self._call("stop", str(run))
+
+    def _call(self, verb: str, *arguments: str) -> dict[str, Any]:
+        environment = {**os.environ, **({"FLWR_HOME": str(self.home)} if self.home else {})}
+        where = [self.name] if self.name else []
+        line = [_flwr(), verb, *arguments[:1], *where, *arguments[1:]]
+        if verb == "list":
+            line = [_flwr(), verb, *where, *arguments]
+        done = subprocess.run(
+            [*line, "--format", "json"], env=environment, capture_output=True, text=True, timeout=120, check=False
+        )
+        answer = _json_in(done.stdout)
+        if done.returncode or not answer.get("success", False):
+            said = answer.get("error-message") or (done.stderr.strip() or done.stdout.strip())[-400:]
+            raise RunStopped(f"flwr {verb}: {said}")
+        return answer
+
+
+def run_on_superlink(
+    config: dict[str, Any],
+    folder: Path,
+    overrides: Sequence[str],
+    observers: Observers,
+    check_stop: Callable[[], None],
+    resume: bool,
+) -> Summary:
+    """Submit, follow and return the summary; raises `RunStopped` when the run ended early."""
+    orders = _orders(config, folder, overrides, resume)
+    connection = Connection.of(config["runtime"]["connection"])
+    folder = folder.resolve()
+    (folder / EVENTS).unlink(missing_ok=True)
+    replace_with(folder / ORDERS, json.dumps(orders, indent=1).encode())
+    with tempfile.TemporaryDirectory() as place:
+        (Path(place) / "pyproject.toml").write_text(_APP, encoding="utf-8")
+        (Path(place) / "run.py").write_text(_CODE, encoding="utf-8")
+        values = {"overrides": orders["overrides"], "job": orders["job"], "folder": str(folder)}
+        run = connection.submit(Path(place), values)
+    try:
+        _follow(folder / EVENTS, observers, lambda: connection.status(run), check_stop)
+    except KeyboardInterrupt:
+        connection.stop(run)
+        raise
+    finally:
+        observers.close()
+    summary: Summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    if summary["status"] != "finished":
+        raise RunStopped(summary["reason"])
+    return summary
+
+
+def _orders(config: dict[str, Any], folder: Path, overrides: Sequence[str], resume: bool) -> dict[str, Any]:
+    """What the ServerApp needs; a run that continues asks the sites in the words of the first time."""
+    if resume:
+        try:
+            before: dict[str, Any] = json.loads((folder / ORDERS).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"resume={folder} was no run on a SuperLink: {ORDERS} is missing") from error
+        return {**before, "config": config, "resume": True}
+    words = checked([text for text in overrides if shared(text)])
+    return {"config": config, "overrides": words, "job": uuid.uuid4().hex, "resume": False}
+
+
+def _follow(events: Path, observers: Observers, status: Callable[[], str], check_stop: Callable[[], None]) -> None:
+    """Replay what the ServerApp writes, until it says that it has finished or is gone without a word."""
+    read, heard = 0, time.monotonic()
+    while True:
+        check_stop()
+        lines, read = _new_lines(events, read)
+        for line in lines:
+            heard = time.monotonic()
+            if replay(line, observers) == "finished":
+                return
+        if time.monotonic() - heard > ASK_S:
+            heard = time.monotonic()
+            if (said := status()).startswith("finished") and not _new_lines(events, read)[0]:
+                raise RunStopped(
+                    f"the ServerApp is gone ({said}); its log: flwr log. Continue with resume={events.parent}"
+                )
+        time.sleep(LOOK_S)
+
+
+def _new_lines(path: Path, read: int) -> tuple[list[str], int]:
+    """The whole lines after byte `read`, and where they end."""
+    try:
+        with path.open("rb") as file:
+            file.seek(read)
+            data = file.read()
+    except FileNotFoundError:
+        return [], read
+    whole = data[: data.rfind(b"\n") + 1]
+    return whole.decode().splitlines(), read + len(whole)
+
+
+def _flwr() -> str:
+    beside = Path(sys.executable).with_name("flwr")
+    return str(beside) if beside.exists() else "flwr"
+
+
+def _json_in(text: str) -> dict[str, Any]:
+    """The JSON object in what Flower's command printed, which may surround it with other words."""
+    try:
+        return dict(json.loads(text[text.index("{") : text.rindex("}") + 1]))
+    except ValueError:
+        return {}
