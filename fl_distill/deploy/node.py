@@ -65,14 +65,15 @@ class Node:
             if found is None:
                 sleep(min(max(_QUICK, _SHARE * (time.monotonic() - since)), _SLOW))
                 continue
-            self._answer(link, *found)
+            message, fault = found if isinstance(found, tuple) else (found, None)
+            self._answer(link, message, fault)
             since = time.monotonic()
 
-    def _answer(self, link: Link, message: Message, content: RecordDict | None) -> None:
+    def _answer(self, link: Link, message: Message, fault: str | None) -> None:
         self._note(message)
         before = time.monotonic()
         try:
-            reply = self._reply(link, message, content)
+            reply = self._reply(link, message) if fault is None else _error(message, UNREAD, fault)
         except KeyboardInterrupt:
             self._send(link, _error(message, INTERRUPTED, "the site was stopped while it worked"), before)
             raise
@@ -80,9 +81,7 @@ class Node:
         what = reply.error.reason if reply.has_error() else f"{payload_bytes(reply.content):,} bytes"
         log.info("%s: %.1f s, %s", message.metadata.message_type, time.monotonic() - before, what)
 
-    def _reply(self, link: Link, message: Message, content: RecordDict | None) -> Message:
-        if content is None:
-            return _error(message, UNREAD, f"the message has more than {self.largest} bytes")
+    def _reply(self, link: Link, message: Message) -> Message:
         context = Context(
             run_id=message.metadata.run_id,
             node_id=link.node,
@@ -112,7 +111,10 @@ class Node:
 
     def _note(self, message: Message) -> None:
         fields = {name: getattr(message.metadata, name) for name in _FIELDS}
-        replace_with(self._in_hand, json.dumps(fields).encode())
+        try:
+            replace_with(self._in_hand, json.dumps(fields).encode())
+        except OSError as error:
+            log.warning("what is in hand cannot be noted: %s", error)
 
     def _settle(self, link: Link) -> None:
         """Tell the server that what an earlier process had in hand is lost: it need not wait for it."""

@@ -120,8 +120,11 @@ class Link:
     _push: Callable[[int, str, str, bytes], None]
     _confirm: Callable[[int, str], None]
 
-    def receive(self, largest: int) -> tuple[Message, RecordDict | None] | None:
-        """The next message and its content, None where there is none; no content where it exceeds `largest` bytes."""
+    def receive(self, largest: int) -> Message | tuple[Message, str] | None:
+        """The next message, if there is one; or the head of one that cannot be had, and why.
+
+        Raises `Gone` where its run has ended.
+        """
         if (found := self._receive()) is None:
             return None
         head, tree = found
@@ -138,12 +141,16 @@ class Link:
         ids = [node.object_id for node in iterate_object_tree(tree)]
         try:
             contents = pull_objects(ids, pull_object_fn=pull)
+            whole: Message = inflate_object_from_contents(tree.object_id, contents)  # type: ignore[assignment]
         except OverflowError:
-            return head, None
-        whole: Message = inflate_object_from_contents(tree.object_id, contents)  # type: ignore[assignment]
+            return head, f"the message has more than {largest} bytes"
+        except Gone:
+            raise
+        except Exception as error:
+            return head, f"the message could not be fetched ({type(error).__name__})"
         stamp(whole, tree.object_id)
         self._confirm(run, number)
-        return whole, whole.content
+        return whole
 
     def send(self, reply: Message, seconds: float) -> None:
         """Send a reply to a message that took `seconds` to work on."""
