@@ -44,6 +44,7 @@ ROOMS: dict[str, set[str]] = {
     | own("knowledge", "codec", "learning", "data.types"),
     "tracking": {"rich", "matplotlib", "wandb"} | own("errors"),
     "config": {"hydra", "omegaconf"} | LEAVES | own("codec", "learning", "models", "quantize"),
+    "deploy": {"cryptography", "yaml"} | own("errors", "__version__"),
     "cli": {PACKAGE},
     "runtime": {"torch", "numpy", "ray", "flwr", PACKAGE},
 }
