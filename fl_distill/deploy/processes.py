@@ -9,6 +9,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
@@ -24,6 +25,15 @@ QUIET = {
     "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
     "PYTHONUNBUFFERED": "1",
 }
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a process ended: its exit code, whether a signal asked it to, and its last lines."""
+
+    code: int
+    told: bool
+    last: tuple[str, ...]
 
 
 def environment(home: Path) -> dict[str, str]:
@@ -63,13 +73,15 @@ def free_port() -> int:
 
 def _show(process: subprocess.Popen[str], last: deque[str]) -> None:
     assert process.stdout is not None
-    for line in process.stdout:
-        last.append(line.rstrip("\n"))
-        print(line, end="", flush=True)
+    with process.stdout as lines:
+        for line in lines:
+            last.append(line.rstrip("\n"))
+            print(line, end="", flush=True)
 
 
-def supervise(command: Sequence[str], variables: dict[str, str]) -> tuple[int, list[str]]:
-    """Run a command in the foreground, handing on signals and showing its output; returns its exit code and its end."""
+def supervise(command: Sequence[str], variables: dict[str, str]) -> Ended:
+    """Run a command in the foreground, handing on signals and showing its output."""
+    told = False
     last: deque[str] = deque(maxlen=KEPT)
     process = subprocess.Popen(
         command,
@@ -83,6 +95,8 @@ def supervise(command: Sequence[str], variables: dict[str, str]) -> tuple[int, l
     )
 
     def hand_on(number: int, _: FrameType | None) -> None:
+        nonlocal told
+        told = True
         process.send_signal(number)
 
     before = {number: signal.signal(number, hand_on) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
@@ -92,7 +106,7 @@ def supervise(command: Sequence[str], variables: dict[str, str]) -> tuple[int, l
     try:
         code = process.wait()
         shown.join(SHOWN_S)
-        return code, list(last)
+        return Ended(code, told, tuple(last))
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

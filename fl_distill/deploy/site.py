@@ -2,7 +2,6 @@
 
 import re
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import ConfigError, FlDistillError
@@ -69,10 +68,10 @@ def start(folder: Path) -> int:
         print(f"{sentence}; the SuperNode keeps trying")
     sys.stdout.flush()
     site.home.mkdir(FOLDER, exist_ok=True)
-    code, last = processes.supervise(supernode_command(site), processes.environment(site.home))
-    if refusal := explained(last, site):
+    ended = processes.supervise(supernode_command(site), processes.environment(site.home))
+    if refusal := explained(ended, site):
         raise FlDistillError(refusal)
-    return code
+    return 0 if ended.told else ended.code
 
 
 def supernode_command(site: Site) -> list[str]:
@@ -88,9 +87,11 @@ def supernode_command(site: Site) -> list[str]:
     ]
 
 
-def explained(output: Sequence[str], site: Site) -> str | None:
-    """A sentence for a refusal in the last lines of a SuperNode, if there was one."""
-    text = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(output))
+def explained(ended: processes.Ended, site: Site) -> str | None:
+    """A sentence for a refusal that ended a SuperNode, if there was one."""
+    if ended.told:
+        return None
+    text = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(ended.last))
     mark = keys.fingerprint(keys.public_of(site.key))
     if "[code: 2004]" in text or "Failed to activate SuperNode" in text:
         return (
@@ -98,7 +99,7 @@ def explained(output: Sequence[str], site: Site) -> str | None:
             "key.pub to the operator), or a SuperNode with this key is online already; "
             "one that crashed counts as online for a minute"
         )
-    if "401 Unauthorized" in text:
+    if ended.code == 0:  # a SuperNode interrupts itself, silently, when its signature is refused
         return f"{site.address} refuses key {mark}: it was removed by the operator, or this machine's clock is wrong"
     if "Failed to initialize the connection" in text:
         return f"{site.address} refused the connection: {' '.join(text[text.rindex('Failed to init') :].split())}"

@@ -13,7 +13,7 @@ from .federation import connect
 from .private import SECRET, replace
 from .settings import Federation, name_faults, read_federation
 
-ANSWER_S = 60
+ANSWER_S = 120
 CONNECTION = "federation"
 GONE = ("unregistered", "deleted")
 
