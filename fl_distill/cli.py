@@ -23,6 +23,8 @@ examples:
   fl-distill runtime=local runtime.workers=0            everything in this process (for a debugger)
   fl-distill resume=outputs/2026-01-31/12-00-00         go on where a run stopped
   fl-distill export run=outputs/2026-01-31/12-00-00 format=onnx precision=full    its model with int8 weights
+  fl-distill federation --help                          over a network: the operator's side (docs/deploy.md)
+  fl-distill site --help                                over a network: a site's side
 
 `fl-distill --cfg` prints the whole configuration. Your own YAML joins with --config-dir DIR, for example
 DIR/model/mine.yaml holding `_target_: my_package.MyNet`, then `model=mine`.
@@ -41,9 +43,12 @@ def run(argv: Sequence[str]) -> int:
 
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # a model or data set of the user's own may lie here
-    arguments = _parser().parse_intermixed_args(list(argv))
     try:
-        return _dispatch(arguments)
+        if argv and argv[0] in ("federation", "site"):
+            from .deploy.command import run as deploy
+
+            return deploy(argv)
+        return _dispatch(_parser().parse_intermixed_args(list(argv)))
     except ConfigError as error:
         print("fl-distill: this cannot run:", file=sys.stderr)
         for fault in error.faults:

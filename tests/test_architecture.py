@@ -45,7 +45,7 @@ ROOMS: dict[str, set[str]] = {
     "tracking": {"rich", "matplotlib", "wandb"} | own("errors"),
     "config": {"hydra", "omegaconf"} | LEAVES | own("codec", "learning", "models", "quantize"),
     "policy": {"yaml"} | LEAVES | own("codec.rate", "config", "halves.leaving"),
-    "deploy": {"cryptography", "yaml", "flwr.app", "flwr.clientapp", PACKAGE},
+    "deploy": {"cryptography", "yaml"} | own("errors", "__version__", "client_app", "policy", "runtime.node"),
     "cli": {PACKAGE},
     "runtime": {"torch", "numpy", "ray", "flwr", "cryptography", PACKAGE},
 }

@@ -16,9 +16,8 @@ from flwr.app import Context, Error, Message, Metadata, RecordDict
 from flwr.clientapp import ClientApp
 
 from ..codec import payload_bytes
-from ..errors import FlDistillError
 from ..files import replace_with
-from ..runtime.flower_private import Gone, Link, compose, linked
+from .flower_private import Gone, Link, compose, linked
 
 LARGEST = 2**31
 """Bytes of a message that a site takes, at most."""
@@ -38,10 +37,6 @@ _QUICK, _SLOW, _SHARE = 0.03, 3.0, 0.05
 log = logging.getLogger("fl_distill.site")
 
 
-class NotAdmitted(FlDistillError):
-    """The SuperLink does not take this site."""
-
-
 @dataclass
 class Node:
     """One site and what it has in hand."""
@@ -50,11 +45,14 @@ class Node:
     site_file: Path
     folder: Path
     """Where a message that is being worked on is noted."""
+    online: Path
+    """A file that is there while the site is connected, and still there when its process has died."""
     largest: int = LARGEST
     _configs: dict[int, dict[str, Any]] = field(default_factory=dict)
 
     def run(self, link: Link, sleep: Callable[[float], None] = time.sleep) -> None:
         """Answer messages until something raises."""
+        replace_with(self.online, b"")
         self._settle(link)
         since = time.monotonic()
         while True:
@@ -130,16 +128,16 @@ class Node:
 
 
 def serve(node: Node, address: str, ca: Path | None, key: Path | None) -> None:
-    """Stay connected to the SuperLink at `address` until KeyboardInterrupt; raises `NotAdmitted` where it refuses."""
-    while True:
-        try:
+    """Stay connected to the SuperLink at `address` until KeyboardInterrupt, or SystemExit where it refuses the site."""
+    try:
+        while True:
             with linked(address, ca, key) as link:
                 log.info("connected to %s as node %s", address, link.node)
                 node.run(link)
-        except SystemExit as refused:
-            raise NotAdmitted(f"the SuperLink at {address} does not take this site: {refused}") from refused
-        log.info("the connection is gone; trying again")
-        time.sleep(1.0)
+            log.info("the connection is gone; trying again")
+            time.sleep(1.0)
+    finally:
+        node.online.unlink(missing_ok=True)
 
 
 def _error(message: Message, code: int, reason: str) -> Message:

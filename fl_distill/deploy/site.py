@@ -1,0 +1,134 @@
+"""A site's side: a folder with its key and its own settings, and its SuperNode."""
+
+import re
+import sys
+import time
+from pathlib import Path
+
+from ..errors import ConfigError, FlDistillError
+from . import certificates, keys, probe, processes, units
+from .private import FOLDER, SECRET, attempt, exposed, missing, new_folder, write_new
+from .settings import Site, address_faults, name_faults, read_site
+
+CRASHED_S = 90.0
+"""For how long the SuperLink may hold a crashed process for the one that is online."""
+NOT_ADMITTED = "does not admit"
+_YAML = """\
+# This site's own settings; whoever runs the federation cannot change them. Made by `fl-distill site new`.
+name: {name}
+federation: {{address: "{address}", ca: ca.pem, key: key}}
+model: mlp                   # this site's own architecture; the federation cannot change it
+device: cpu
+dataset: {{path: /path/to/data.csv}}    # settings of the data set that are this site's own
+public_dataset: null         # the public file that all sites hold
+test_dataset: null
+folder: state                # where the site remembers models and residuals between rounds
+limits: {{epochs: 10, rounds: 1000}}    # most that this site does for one request
+policy:
+  may_leave: [logits]        # any of weights, logits, class_means, features
+  strategies: [fedmd, dsfl]
+  min_examples: 20           # least number of training examples behind anything that leaves
+  largest_message: 20MB
+"""
+
+
+def new(folder: Path, name: str, address: str, ca: Path) -> list[str]:
+    """Make the folder of a site, with a key that never leaves it; returns what to tell the site."""
+    faults = name_faults(name, "--name") + address_faults(address) + missing(ca)
+    if not faults:
+        faults = attempt(lambda: certificates.validity_faults(ca, "ask the operator for the present ca.pem"))
+    if faults:
+        raise ConfigError(faults)
+    certificate = ca.read_bytes()
+    private, public = keys.new_pair()
+    with new_folder(folder) as made:
+        write_new(made / "key", private, SECRET)
+        write_new(made / "key.pub", public + b" " + name.encode() + b"\n")
+        write_new(made / "ca.pem", certificate)
+        write_new(made / "site.yaml", _YAML.format(name=name, address=address))
+        write_new(made / "supernode.service", units.supernode(made, name))
+        for inner in ("flwr", "state"):
+            (made / inner).mkdir(FOLDER)
+    return [
+        f"send {made / 'key.pub'} to the operator of {address}; the file `key` beside it stays here",
+        f"the operator should be shown this key: {keys.fingerprint(public)}",
+        f"then edit {made / 'site.yaml'} and run: fl-distill site start {made}",
+    ]
+
+
+def start(folder: Path) -> int:
+    """Run the site's SuperNode until it ends; returns its exit code, or raises with the reason of a refusal."""
+    site = read_site(folder)
+    if faults := _faults(site):
+        raise ConfigError(faults)
+    refused, waiting = probe.refusals(site.address, site.ca)
+    if refused:
+        raise ConfigError(refused)
+    mark = keys.fingerprint(keys.public_of(site.key))
+    print(f"{site.name} joins {site.address} with key {mark}; its settings: {site.settings}; Ctrl-C stops it")
+    for sentence in waiting:
+        print(f"{sentence}; the SuperNode keeps trying")
+    sys.stdout.flush()
+    site.home.mkdir(FOLDER, exist_ok=True)
+    return _supervised(site)
+
+
+def _supervised(site: Site) -> int:
+    """Keep the working process alive; a crash costs the round that it was in."""
+    patient_until = time.monotonic() + CRASHED_S if site.online.exists() else 0.0
+    while True:
+        ended = processes.supervise(node_command(site), processes.environment(site.home))
+        if ended.told:
+            return 0
+        refusal = explained(ended, site)
+        if refusal and NOT_ADMITTED in refusal and time.monotonic() < patient_until:
+            print("the SuperLink still holds this site for online: trying again in 5 s", flush=True)
+            time.sleep(5)
+        elif refusal:
+            raise FlDistillError(refusal)
+        elif ended.code < 0:
+            print(f"the working process was killed by signal {-ended.code}: starting another", flush=True)
+            patient_until = time.monotonic() + CRASHED_S
+            time.sleep(1)
+        else:
+            return ended.code
+
+
+def node_command(site: Site) -> list[str]:
+    """The process that does the work: it is what may be killed, grow too large or crash."""
+    return [sys.executable, "-m", "fl_distill.deploy.process", str(site.folder)]
+
+
+def explained(ended: processes.Ended, site: Site) -> str | None:
+    """A sentence for a refusal that ended a SuperNode, if there was one."""
+    if ended.told:
+        return None
+    text = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(ended.last))
+    mark = keys.fingerprint(keys.public_of(site.key))
+    if "[code: 2004]" in text or "Failed to activate SuperNode" in text:
+        return (
+            f"{site.address} {NOT_ADMITTED} {site.name}: either key {mark} is not registered there (send "
+            "key.pub to the operator), or a SuperNode with this key is online already; "
+            "one that crashed counts as online for a minute"
+        )
+    if ended.code == 0:  # a SuperNode interrupts itself, silently, when its signature is refused
+        return f"{site.address} refuses key {mark}: it was removed by the operator, or this machine's clock is wrong"
+    if "Failed to initialize the connection" in text:
+        return f"{site.address} refused the connection: {' '.join(text[text.rindex('Failed to init') :].split())}"
+    return None
+
+
+def _faults(site: Site) -> list[str]:
+    if absent := missing(site.ca, site.key):
+        return [*absent, "such a folder is made by `fl-distill site new`"]
+    faults = exposed(site.key)
+    faults += attempt(lambda: certificates.validity_faults(site.ca, "ask the operator for the present ca.pem"))
+    faults += attempt(lambda: keys.private_faults(site.key))
+    return faults + attempt(lambda: _settings_faults(site))
+
+
+def _settings_faults(site: Site) -> list[str]:
+    from ..policy import read
+
+    read(site.settings)
+    return []

@@ -1,0 +1,126 @@
+"""Which sites a federation admits: Flower's register of keys, with the names that the operator gave them."""
+
+import json
+import subprocess
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from ..errors import ConfigError, FlDistillError
+from . import keys, processes
+from .federation import connect
+from .private import SECRET, replace
+from .settings import Federation, name_faults, read_federation
+
+ANSWER_S = 120
+CONNECTION = "federation"
+GONE = ("unregistered", "deleted")
+
+
+def register(folder: Path, public: Path, name: str) -> list[str]:
+    """Admit the site that holds the private key of `public`, under a name that no other site has."""
+    at = read_federation(folder)
+    key = keys.public_key(public)
+    mark, known = keys.fingerprint(key), _known(at)
+    faults = name_faults(name, "--name")
+    if name in known:
+        faults.append(
+            f"the name {name} is taken, by key {known[name]['key']}: choose another, "
+            f"or first `fl-distill federation remove {at.folder} {name}`"
+        )
+    faults += [f"{public} is the key of {other} already" for other, s in known.items() if s["key"] == mark]
+    if faults:
+        raise ConfigError(faults)
+    answer = _flwr(at, "register", str(public), CONNECTION, "--name", name)
+    entry = {"node_id": str(answer["node-id"]), "key": mark, "registered": datetime.now(UTC).isoformat("T", "seconds")}
+    _write(at, known | {name: entry})
+    return [f"{name} may join {at.name} with key {mark}", "compare that key with what the site was shown"]
+
+
+def listed(folder: Path) -> list[str]:
+    """A line for each site: name, whether it is online, and its key."""
+    at = read_federation(folder)
+    states = _states(at)
+    names = {site["node_id"]: (name, site["key"]) for name, site in _known(at).items()}
+    rows = [("site", "state", "key")]
+    rows += [(*_named(names, node)[:1], state, _named(names, node)[1]) for node, state in sorted(states.items())]
+    if len(rows) == 1:
+        return [f"{at.name} has no sites yet: fl-distill federation register {at.folder} SITE.pub --name SITE"]
+    widths = [max(len(row[at]) for row in rows) for at in range(2)]
+    return [f"{name:<{widths[0]}}  {state:<{widths[1]}}  {key}" for name, state, key in sorted(rows[1:])]
+
+
+def remove(folder: Path, name: str) -> list[str]:
+    """Shut a site out; its key can never be registered again, so it needs a new one to return."""
+    at = read_federation(folder)
+    known = _known(at)
+    if name not in known:
+        raise ConfigError(
+            f"{at.name} has no site {name!r}: choose {', '.join(sorted(known)) or 'none, it has no sites'}"
+        )
+    node = known[name]["node_id"]
+    if node in _states(at):
+        _flwr(at, "unregister", node, CONNECTION)
+    _write(at, {other: site for other, site in known.items() if other != name})
+    return [f"{name} was removed; to come back it needs a new key (`fl-distill site new`)"]
+
+
+def _named(names: Mapping[str, tuple[str, str]], node: str) -> tuple[str, str]:
+    return names.get(node, (f"(node {node})", "registered without this command"))
+
+
+def _states(at: Federation) -> dict[str, str]:
+    nodes = _flwr(at, "list", CONNECTION)["nodes"]
+    return {node["node-id"]: node["status"] for node in nodes if node["status"] not in GONE}
+
+
+def _known(at: Federation) -> dict[str, dict[str, str]]:
+    file = at.path("sites.json")
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else {}
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"{file} cannot be read ({error}): restore it, or move it away to go on without names"
+        ) from error
+
+
+def _write(at: Federation, known: Mapping[str, Mapping[str, str]]) -> None:
+    replace(at.path("sites.json"), json.dumps(known, indent=2) + "\n", SECRET)
+
+
+def _flwr(at: Federation, *arguments: str) -> dict[str, Any]:
+    """What `flwr supernode` answers, as JSON."""
+    connect(at)
+    if not processes.port_in_use(at.superlink_port):
+        raise FlDistillError(f"no SuperLink runs on {at.superlink}: first `fl-distill federation start {at.folder}`")
+    command = [processes.program("flwr"), "supernode", *arguments, "--format", "json"]
+    try:
+        done = subprocess.run(
+            command, env=processes.environment(at.home), capture_output=True, text=True, timeout=ANSWER_S, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        raise FlDistillError(f"the SuperLink on {at.superlink} did not answer within {ANSWER_S} s") from error
+    answer = _json(done.stdout)
+    if done.returncode == 0 and answer.get("success"):
+        return answer
+    raise FlDistillError(_reason(answer, done.stdout + done.stderr))
+
+
+def _json(text: str) -> dict[str, Any]:
+    begin, end = text.find("{"), text.rfind("}")
+    try:
+        found = json.loads(text[begin : end + 1])
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _reason(answer: Mapping[str, Any], output: str) -> str:
+    said = " ".join(str(answer.get("error-message") or output).split())
+    if "already in use" in said.lower():
+        return (
+            "this key is known to the SuperLink, of a site that was removed or under another name: "
+            "the site makes a new one with `fl-distill site new`"
+        )
+    return f"flwr supernode: {said[-500:] or 'no reason given'}"

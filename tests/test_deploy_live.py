@@ -1,0 +1,225 @@
+"""A real SuperLink behind a real nginx, and real SuperNodes: who gets in, and what the rest of the world reaches."""
+
+import os
+import shutil
+import socket
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+
+from fl_distill.deploy import certificates, federation, processes, site, sites
+from fl_distill.deploy.proxy import CALLS
+from fl_distill.errors import ConfigError, FlDistillError
+
+ROOT = Path(__file__).parent.parent
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+NGINX = shutil.which("nginx", path=os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin")))
+PATIENCE_S = 150.0
+needs_nginx = pytest.mark.skipif(NGINX is None, reason="nginx is not installed (Debian: nginx-light)")
+
+
+@dataclass(frozen=True)
+class Running:
+    """A federation whose SuperLink answers, behind nginx where there is one."""
+
+    folder: Path
+    port: int
+    superlink_port: int
+
+    @property
+    def address(self) -> str:
+        """Where sites go."""
+        return f"127.0.0.1:{self.port if NGINX else self.superlink_port}"
+
+    def post(self, path: str, port: int, verb: str = "POST") -> int:
+        """The status of a request with no content, its path sent exactly as it is."""
+        context = ssl.create_default_context(cafile=self.folder / "ca.pem")
+        plain = socket.create_connection(("127.0.0.1", port), 30)
+        with plain, context.wrap_socket(plain, server_hostname="127.0.0.1") as secure:
+            head = f"{verb} {path} HTTP/1.1\r\nHost: a\r\nContent-Type: application/x-protobuf\r\nContent-Length: 0"
+            secure.sendall(f"{head}\r\nAccept: application/x-protobuf\r\nConnection: close\r\n\r\n".encode())
+            return int(secure.recv(4096).split()[1])
+
+
+def until(what: Callable[[], bool], process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline and process.poll() is None:
+        if what():
+            return
+        time.sleep(0.3)
+    raise AssertionError(log.read_text(encoding="utf-8", errors="replace")[-3000:])
+
+
+def listens(port: int) -> bool:
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+        return True
+    return False
+
+
+@contextmanager
+def started(log: Path, command: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
+    """A process; it and whatever it started are gone afterwards."""
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            command, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=out, stderr=subprocess.STDOUT
+        )
+        try:
+            yield process
+        finally:
+            family = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+            process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(15)
+            process.kill()
+            process.wait(10)
+            for left in family:
+                with suppress(psutil.Error):
+                    left.kill()
+
+
+def ours(*words: str) -> list[str]:
+    return [sys.executable, "-m", "fl_distill.cli", *words]
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """What `federation new` wrote, started as it says."""
+    folder = tmp_path_factory.mktemp("deploy")
+    port, inner = processes.free_port(), processes.free_port()
+    federation.new(folder / "fed", ["fl.example.org"], port=port, superlink_port=inner)
+    found = Running(folder / "fed", port, inner)
+    with ExitStack() as stack:
+        link = stack.enter_context(started(folder / "link.log", ours("federation", "start", str(found.folder))))
+        until(lambda: listens(inner), link, folder / "link.log")
+        if NGINX:
+            command = [NGINX, "-e", "stderr", "-p", str(found.folder), "-c", "nginx.conf", "-g", "daemon off;"]
+            door = stack.enter_context(started(folder / "nginx.log", command))
+            until(lambda: listens(port), door, folder / "nginx.log")
+        yield found
+
+
+def site_at(running: Running, folder: Path, name: str) -> Path:
+    site.new(folder / name, name, running.address, running.folder / "ca.pem")
+    return folder / name
+
+
+def refused(folder: Path) -> str:
+    """What `site start` says when it is not let in."""
+    done = subprocess.run(
+        ours("site", "start", str(folder)),
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    assert done.returncode == 1, done.stdout + done.stderr
+    return done.stderr
+
+
+def test_a_site_comes_in_when_registered_and_only_then(running: Running, tmp_path: Path) -> None:
+    mercy, fed = site_at(running, tmp_path, "mercy"), running.folder
+    assert "does not admit mercy" in refused(mercy)
+    sites.register(fed, mercy / "key.pub", "mercy")
+    assert sites.listed(fed)[0].split()[:2] == ["mercy", "registered"]
+    with pytest.raises(ConfigError, match="is the key of mercy already"):
+        sites.register(fed, mercy / "key.pub", "twin")
+    log = tmp_path / "mercy.log"
+    with started(log, ours("site", "start", str(mercy))) as node:
+        until(lambda: sites.listed(fed)[0].split()[1] == "online", node, log)
+        assert "is online already" in refused(mercy), "two SuperNodes joined with one key"
+        sites.remove(fed, "mercy")
+        assert "has no sites yet" in sites.listed(fed)[0]
+        assert node.wait(PATIENCE_S) == 1
+    assert "it was removed by the operator" in log.read_text(encoding="utf-8")
+    assert not left_of(mercy), "something of the site's SuperNode still runs"
+    with pytest.raises(FlDistillError, match="known to the SuperLink, of a site that was removed"):
+        sites.register(fed, mercy / "key.pub", "mercy")
+
+
+def left_of(folder: Path) -> list[str]:
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.environ().get("FLWR_HOME") == str(folder / "flwr") and process.status() != "zombie":
+                found.append(" ".join(process.cmdline()))
+    return found
+
+
+def test_a_site_with_another_authority_does_not_start(running: Running, tmp_path: Path) -> None:
+    (tmp_path / "other.pem").write_bytes(certificates.authority("other").pem)
+    site.new(tmp_path / "site", "clinic", running.address, tmp_path / "other.pem")
+    with pytest.raises(ConfigError, match="did not sign .* ask the operator for ca.pem"):
+        site.start(tmp_path / "site")
+
+
+def test_secrets_of_a_running_federation_stay_the_operators(running: Running) -> None:
+    for name in ("superlink.db", "superlink.log"):
+        assert (running.folder / name).stat().st_mode & 0o077 == 0, name
+
+
+CONTROL = ("list-runs", "start-run", "stop-run", "stream-logs", "list-nodes", "register-node", "pull-artifacts")
+HIDDEN = [f"/v1/control/{call}" for call in CONTROL] + ["/v1/runtime/get-nodes", "/docs", "/openapi.json", "/"]
+DETOURS = [
+    "/v1/fleet/../control/list-runs",
+    "/v1/fleet/%2e%2e/control/list-runs",
+    "/v1/fleet/..%2fcontrol/list-runs",
+    "//v1/control/list-runs",
+    "/v1/fleet/get-run/../../control/list-runs",
+    "/v1/control/list-runs/../../fleet/get-run",
+    "/v1/control/list-runs%3f/../../fleet/get-run",
+    "/V1/CONTROL/LIST-RUNS",
+    "/v1/fleet/get-run%0d%0a",
+]
+
+
+@needs_nginx
+def test_sites_reach_the_fleet_alone(running: Running) -> None:
+    open_inside = {path: running.post(path, running.superlink_port) for path in HIDDEN[: len(CONTROL)]}
+    assert 404 not in open_inside.values(), "the SuperLink itself serves these: what the proxy hides must exist"
+    assert open_inside["/v1/control/list-runs"] == 200, "whoever reaches the SuperLink itself controls it"
+    assert {path: running.post(path, running.port) for path in HIDDEN} == dict.fromkeys(HIDDEN, 404)
+    through = {call: running.post(f"/v1/fleet/{call}", running.port) for call in CALLS}
+    assert set(through.values()) == {401}, "without a signature the SuperLink itself says no"
+    assert running.post("/v1/fleet/register-node", running.port) == 404
+    assert running.post("/v1/fleet/get-run", running.port, "GET") == 403
+
+
+@needs_nginx
+@pytest.mark.parametrize("path", DETOURS)
+def test_no_detour_leads_to_the_control_api(path: str, running: Running) -> None:
+    assert running.post(path, running.port) in (400, 401, 404)
+
+
+@needs_nginx
+def test_flowers_own_command_gets_nothing_through_the_proxy(running: Running, tmp_path: Path) -> None:
+    text = (running.folder / "flwr" / "config.toml").read_text(encoding="utf-8")
+    config = text.replace(str(running.superlink_port), str(running.port))
+    (tmp_path / "config.toml").write_text(config, encoding="utf-8")
+    for words in (["list"], ["stop", "1"], ["supernode", "list"]):
+        command = [processes.program("flwr"), *words, "federation", "--format", "json"]
+        done = subprocess.run(
+            command,
+            env=processes.environment(tmp_path),
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
+            check=False,
+        )
+        assert done.returncode != 0, done.stdout
+        assert "404" in done.stdout + done.stderr, done.stdout + done.stderr
+
+
+@needs_nginx
+def test_plain_http_is_turned_away(running: Running) -> None:
+    with socket.create_connection(("127.0.0.1", running.port), 30) as plain:
+        plain.sendall(b"POST /v1/fleet/get-run HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n")
+        assert plain.recv(4096).split()[1] == b"400"
