@@ -11,6 +11,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from ..files import replace_with
 from ..jobs import ORDERS
 from ..policy import checked, shared
 from ..tracking import Observers, Summary
-from ..tracking.relay import EVENTS, replay
+from ..tracking.relay import EVENTS, has_writer, replay
 
 LOOK_S = 0.1
 ASK_S = 10.0
@@ -126,8 +127,9 @@ def run_on_superlink(
         run = connection.submit(Path(place), values)
     try:
         _follow(folder / EVENTS, observers, lambda: connection.status(run), check_stop)
-    except KeyboardInterrupt:
-        connection.stop(run)
+    except (KeyboardInterrupt, RunStopped):
+        with suppress(RunStopped):  # it may be over, or the SuperLink gone
+            connection.stop(run)
         raise
     finally:
         observers.close()
@@ -151,20 +153,18 @@ def _orders(config: dict[str, Any], folder: Path, overrides: Sequence[str], resu
 
 def _follow(events: Path, observers: Observers, status: Callable[[], str], check_stop: Callable[[], None]) -> None:
     """Replay what the ServerApp writes, until it says that it has finished or is gone without a word."""
-    read, heard = 0, time.monotonic()
+    read, asked, gone = 0, time.monotonic(), False
     while True:
         check_stop()
+        if events.exists():
+            gone = not has_writer(events)
+        elif time.monotonic() - asked > ASK_S:
+            asked, gone = time.monotonic(), status().startswith("finished")
         lines, read = _new_lines(events, read)
-        for line in lines:
-            heard = time.monotonic()
-            if replay(line, observers) == "finished":
-                return
-        if time.monotonic() - heard > ASK_S:
-            heard = time.monotonic()
-            if (said := status()).startswith("finished") and not _new_lines(events, read)[0]:
-                raise RunStopped(
-                    f"the ServerApp is gone ({said}); its log: flwr log. Continue with resume={events.parent}"
-                )
+        if "finished" in [replay(line, observers) for line in lines]:
+            return
+        if gone and not lines:
+            raise RunStopped(f"the ServerApp is gone; `flwr log` may say why. Continue with resume={events.parent}")
         time.sleep(LOOK_S)
 
 

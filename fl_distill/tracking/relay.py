@@ -1,5 +1,6 @@
 """What observers of a run hear, as lines of a file, so that another process can hear it too."""
 
+import fcntl
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -16,8 +17,8 @@ class Relay(Observer):
     """Writes what happens to `events.jsonl` in the run's folder, anew."""
 
     def __init__(self, folder: Path) -> None:
-        self._path = folder / EVENTS
-        self._path.unlink(missing_ok=True)
+        self._file = (folder / EVENTS).open("w", encoding="utf-8")
+        fcntl.flock(self._file, fcntl.LOCK_EX)  # released when this process ends, however it does
 
     def started(self, run: RunInfo) -> None:
         """Note who takes part."""
@@ -36,8 +37,18 @@ class Relay(Observer):
         self._tell("finished", [summary, status])
 
     def _tell(self, what: str, about: Any) -> None:
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({what: about}) + "\n")
+        self._file.write(json.dumps({what: about}) + "\n")
+        self._file.flush()
+
+
+def has_writer(events: Path) -> bool:
+    """Whether the process that writes the file is still there."""
+    with events.open(encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 def replay(line: str, observer: Observer) -> str:

@@ -1,0 +1,178 @@
+"""What breaks on a real network, broken on purpose: processes killed in the middle of a run on TLS and real keys."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+import pytest
+
+from fl_distill import cli
+from fl_distill.deploy import federation, processes, site, sites
+
+from .conftest import ROOT
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+SITES = ("site-0", "site-1")
+SITE_YAML = """\
+name: {name}
+part: {part}
+federation: {{address: "localhost:{port}", ca: ca.pem, key: key}}
+policy: {{may_leave: [logits, weights]}}
+"""
+
+
+def ours(*words: str | Path) -> list[str]:
+    return [sys.executable, "-m", "fl_distill.cli", *map(str, words)]
+
+
+@contextmanager
+def started(log: Path, *words: str | Path) -> Iterator[subprocess.Popen[bytes]]:
+    """One of our commands; it and whatever it started are gone afterwards."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    with log.open("ab") as out:
+        process = subprocess.Popen(
+            ours(*words), env=environment, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        try:
+            yield process
+        finally:
+            family = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+            process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(15)
+            for left in [*family, process]:
+                with suppress(psutil.Error, ProcessLookupError):
+                    left.kill()
+            process.wait(10)
+
+
+def until(what: Callable[[], object], why: str, seconds: float = 90.0) -> None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        with suppress(OSError):
+            if what():
+                return
+        time.sleep(0.05)
+    raise AssertionError(f"waited in vain for {why}")
+
+
+@dataclass
+class Running:
+    """A federation of two sites on this machine, each a process that plays a part of the digits."""
+
+    folder: Path
+    port: int
+    stack: ExitStack = field(default_factory=ExitStack)
+
+    def superlink(self) -> subprocess.Popen[bytes]:
+        """Start it, and wait until it answers."""
+        process = self.stack.enter_context(started(self.folder / "link.log", "federation", "start", self.fed))
+        until(lambda: socket.create_connection(("127.0.0.1", self.port), 1).close() is None, "the SuperLink")
+        return process
+
+    @property
+    def fed(self) -> Path:
+        return self.folder / "fed"
+
+    def online(self) -> bool:
+        return sum("online" in line for line in sites.listed(self.fed)) == len(SITES)
+
+    @contextmanager
+    def run(self, place: Path, *overrides: str) -> Iterator[subprocess.Popen[bytes]]:
+        words = ["runtime=superlink", f"runtime.connection={self.fed}", "runtime.parts=true", "track.plots=false"]
+        words += ["collect.join_s=60", "log=quiet", *overrides]
+        with started(place.with_suffix(".log"), *words) as process:
+            yield process
+
+    def text(self) -> str:
+        logs = sorted(self.folder.rglob("*.log"))
+        return "\n".join(f"--- {log.name}\n{log.read_text(errors='replace')[-1500:]}" for log in logs)
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    folder, port = tmp_path_factory.mktemp("faults"), processes.free_port()
+    federation.new(folder / "fed", ["localhost"], port=processes.free_port(), superlink_port=port)
+    found = Running(folder, port)
+    with found.stack:
+        found.superlink()
+        for part, name in enumerate(SITES):
+            site.new(folder / name, name, f"localhost:{port}", folder / "fed" / "ca.pem")
+            sites.register(folder / "fed", folder / name / "key.pub", name)
+            (folder / name / "site.yaml").write_text(SITE_YAML.format(name=name, part=part, port=port))
+            found.stack.enter_context(started(folder / f"{name}.log", "site", "start", folder / name))
+        until(found.online, "the sites")
+        yield found
+
+
+def rows(place: Path) -> list[dict[str, object]]:
+    path = place / "rounds.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def kill_all(*words: str) -> int:
+    """Kill -9 the processes whose command line holds all these words."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if all(word in " ".join(process.cmdline()) for word in words) and process.pid != os.getpid():
+                found.append(process)
+    for process in found:
+        with suppress(psutil.Error):
+            process.send_signal(signal.SIGKILL)
+    return len(found)
+
+
+TASK = ("strategy=fedavg", "model=mlp", "sites=2", "local.epochs=40")
+
+
+def test_a_run_survives_its_server(running: Running, tmp_path: Path) -> None:
+    """ServerApp and SuperLink are killed in turn; the rest of the run is that of an undisturbed one, bit for bit."""
+    place, task = tmp_path / "run", [*TASK, "rounds=6"]
+    assert cli.run([*task, "runtime=local", "runtime.workers=0", "log=quiet", f"hydra.run.dir={tmp_path}/sim"]) == 0
+    with running.run(place, *task, f"hydra.run.dir={place}") as command:
+        until(lambda: len(rows(place)) >= 2, "two rounds")
+        assert kill_all("flwr-serverapp", str(running.port)) >= 1
+        assert command.wait(150) == 1
+    said = place.with_suffix(".log").read_text()
+    assert f"resume={place}" in said, said
+    with running.run(place, f"resume={place}") as command:
+        until(lambda: len(rows(place)) >= 4, "four rounds")
+        assert kill_all(str(running.fed), "flower-superlink") + kill_all("--superlink", str(running.port)) >= 1
+        kill_all("flwr-serverapp", str(running.port))
+        assert command.wait(150) == 1
+    running.superlink()
+    until(running.online, "the sites to come back", 150)
+    with running.run(place, f"resume={place}") as command:
+        assert command.wait(150) == 0, running.text()
+    found, expected = rows(place), rows(tmp_path / "sim")
+    for row in [*found, *expected]:
+        row.pop("wall_s")
+    assert found == expected
+
+
+def test_a_site_that_is_killed_costs_its_rounds_and_comes_back(running: Running, tmp_path: Path) -> None:
+    place = tmp_path / "run"
+    task = [*TASK, "rounds=60", "collect.grace_s=3", "evaluate.sites_every=0", "stop.patience=null"]
+    with running.run(place, *task, f"hydra.run.dir={place}") as command:
+        until(lambda: len(rows(place)) >= 2, "two rounds")
+        assert kill_all("fl_distill.deploy.process", str(running.folder / "site-1")) == 1
+        until(lambda: any(row["failures"] for row in rows(place)), "the round that the site lost", 60)
+        at = len(rows(place))
+        until(
+            lambda: any("site-1" in row["sites"] and not row["failures"] for row in rows(place)[at:]), "the site", 150
+        )
+        command.send_signal(signal.SIGINT)
+        assert command.wait(60) == 130
+    lost = [row for row in rows(place) if row["failures"]]
+    assert lost
+    assert all(list(row["failures"]) == ["site-1"] for row in lost), lost
