@@ -66,12 +66,11 @@ def listens(port: int) -> bool:
 
 
 @contextmanager
-def started(log: Path, command: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
+def started(log: Path, command: Sequence[str], home: Path | None = None) -> Iterator[subprocess.Popen[bytes]]:
     """A process; it and whatever it started are gone afterwards."""
     with log.open("wb") as out:
-        process = subprocess.Popen(
-            command, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=out, stderr=subprocess.STDOUT
-        )
+        variables = (processes.environment(home) if home else dict(os.environ)) | {"PYTHONPATH": str(ROOT)}
+        process = subprocess.Popen(command, env=variables, stdout=out, stderr=subprocess.STDOUT)
         try:
             yield process
         finally:
@@ -165,19 +164,11 @@ def test_a_site_with_another_authority_does_not_start(running: Running, tmp_path
 def test_nobody_registers_a_key_but_the_operator(running: Running, tmp_path: Path) -> None:
     """A SuperNode without a key of its own makes one and registers it, where a SuperLink allows that."""
     ca, port = str(running.folder / "ca.pem"), str(processes.free_port())
-    done = subprocess.run(
-        [
-            *(processes.program("flower-supernode"), "--root-certificates", ca, "--port", port),
-            *("--superlink", f"127.0.0.1:{running.superlink_port}"),
-        ],
-        env=processes.environment(tmp_path),
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_S,
-        check=False,
-    )
-    assert done.returncode != 0
-    assert "All SuperNodes must be registered via the CLI" in done.stdout + done.stderr
+    command = [processes.program("flower-supernode"), "--root-certificates", ca, "--port", port]
+    log = tmp_path / "node.log"
+    with started(log, [*command, "--superlink", f"127.0.0.1:{running.superlink_port}"], tmp_path) as node:
+        assert node.wait(PATIENCE_S) != 0
+    assert "All SuperNodes must be registered via the CLI" in log.read_text(encoding="utf-8")
 
 
 def test_secrets_of_a_running_federation_stay_the_operators(running: Running) -> None:
