@@ -375,8 +375,10 @@ def test_compose_publishes_the_proxy_alone(fed: Path) -> None:
 
 
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd-analyze is not installed")
-def test_units_are_ones_that_systemd_takes(fed: Path, mercy: Path) -> None:
-    for unit in (fed / "superlink.service", mercy / "supernode.service"):
+def test_units_are_ones_that_systemd_takes(fed: Path, mercy: Path, tmp_path: Path) -> None:
+    federation.new(tmp_path / "two words 5%", HOSTS, name="other")
+    units = (fed / "superlink.service", mercy / "supernode.service", tmp_path / "two words 5%" / "superlink.service")
+    for unit in units:
         done = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True, check=False)
         assert unit.name not in done.stderr, done.stderr
         assert "\nNoNewPrivileges=yes\n" in unit.read_text(encoding="utf-8")

@@ -18,7 +18,7 @@ StartLimitIntervalSec=0
 ExecStart=$command
 User=$user
 WorkingDirectory=$folder
-Environment=HOME=$folder
+Environment="HOME=$folder"
 Restart=on-failure
 RestartSec=$again
 TimeoutStopSec=30
@@ -27,7 +27,7 @@ NoNewPrivileges=yes
 CapabilityBoundingSet=
 ProtectSystem=strict
 ProtectHome=read-only
-ReadWritePaths=$folder
+ReadWritePaths="$folder"
 PrivateTmp=yes
 ProtectClock=yes
 ProtectControlGroups=yes
