@@ -1,6 +1,7 @@
 """Composed configuration -> typed experiment, with every fault found in one go."""
 
 from collections.abc import Callable, Mapping, Sequence
+from inspect import signature
 from typing import Any, TypeVar
 
 from ..codec.ways import Codecs
@@ -61,6 +62,10 @@ def typed(config: Mapping[str, Any]) -> schema.Experiment:
 def _part(name: str, kind: Callable[..., T], values: Any, faults: list[str]) -> T | None:
     if not isinstance(values, Mapping):
         faults.append(f"{name} must hold settings, not {values!r}: set one of them, such as {name}.…=…")
+        return None
+    known = signature(kind).parameters
+    if unknown := [f"{name}.{key}: no such setting{nearest(key, known)}" for key in values if key not in known]:
+        faults += unknown
         return None
     try:
         return kind(**values)
