@@ -97,6 +97,10 @@ def test_impossible_values_come_together() -> None:
         (["codec.up=8"], "codec: up: expected a preset such as int8, a sentence or a list of steps, not 8"),
         (["local={lrr: 1}"], "local.lrr: no such setting; did you mean 'local.lr'"),
         (["per_site={site-1: {lrr: 1}}"], "per_site.site-1.lrr: no such setting; did you mean 'lr'?"),
+        (["strategy=cfd", "codec.up=int8"], "codec.up has no effect with strategy=cfd: the strategy packs its own"),
+        (["strategy=cfd", "codec.down=int8"], "soft labels (bits_down is 1; 16 or 32 leave them to a codec)"),
+        (["strategy=local", "codec.sites.site-1=int8"], "codec.sites.site-1 has no effect with strategy=local: sites"),
+        (["strategy=cross_silo", "strategy.teachers_learn=false", "codec.down=int8"], "sites receive nothing"),
         (["collect.away.site-1=soon"], "away.site-1 must be rounds like 3, 3-5"),
         (["public_dataset=cifra10"], "public_dataset: 'cifra10' is no data set; did you mean 'cifar10'?"),
         (["strategy=cfd", "strategy.bits_up=9"], "bits_up is 16 or 32; 1 to 8 pack, not 9"),
@@ -199,6 +203,19 @@ def test_a_part_of_a_site_s_codec_changes_alone(tmp_path: Path) -> None:
     )
     found = experiment(["experiment=mine", "codec.sites.site-1.bytes_per_round=5kB"], str(tmp_path))
     assert found.codec.sites == {"site-1": Way("eden4", 5000), "Dr. (Who)": Way("int8")}
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["strategy=cfd", "strategy.bits_up=16", "codec.up=int8"],
+        ["strategy=dsfl", "codec.up=classes3", "codec.down=int8"],
+        ["strategy=teacher_student", "codec.up=int8"],
+        ["strategy=cfd"],
+    ],
+)
+def test_a_codec_that_finds_something_to_do_is_no_fault(overrides: list[str]) -> None:
+    experiment(overrides)
 
 
 def test_maps_of_sites_are_given_whole_or_name_by_name() -> None:
