@@ -15,7 +15,7 @@ from ..codec import Schema, decode, encode, record_bytes, records_of, schema_of
 from ..codec.budget import pack_within
 from ..codec.chain import chain
 from ..codec.layout import numbers_in, schema_id
-from ..codec.ways import Codecs
+from ..codec.ways import Codecs, Way
 from ..codec.wire import KEY, Head, Packed, codes_anything, is_packed, unpack
 from ..errors import BadUpdate
 from ..seeds import derive
@@ -85,6 +85,8 @@ class Coding:
         """Of the last model sent: tensor -> (its bytes, its normalised squared error)."""
         self.told: dict[str, dict[str, float]] = {}
         """What sites say of their coding in this round."""
+        self.plain: set[str] = set()
+        """Who answered as if they had never heard of a codec, so far."""
         self.spent: dict[str, float] = {}
         """Seconds of encoding and decoding at the server, and the error of what it sent, in this round."""
 
@@ -191,7 +193,7 @@ class Coding:
     def _orders(self, name: str, needed_from: int, remember: bool) -> dict[str, object]:
         """What a site needs to know to code its reply."""
         down = self._codecs.down.chain
-        way = self._codecs.sites.get(name, self._codecs.up)
+        way = self._way_up(name)
         return {
             "up": way.codec,
             "budget": way.bytes_per_round or 0,
@@ -218,12 +220,14 @@ class Coding:
         records, room = dict(reply.content), LARGEST_REPLY
         said = records.pop(CODEC, None)
         for key, record in records_of(reply.content, ArrayRecord).items():
+            expected = self._expected(name, key)
             if is_packed(record):
-                expected = self._expected(name, key)
                 limit = room if expected is None else max(room, numbers_in(expected))
                 _, tensors = unpack(record[KEY].data, self._base, expected, limit)
                 room -= 0 if expected is not None else sum(tensor.numel() for tensor in tensors.values())
                 records[key] = encode(tensors)
+            elif expected is not None and self._codes_changes(name) and schema_of(record) == expected:
+                self.plain.add(name)
         reply.content = RecordDict(records)
         if name in self._pending:
             self._holds[name] = self._pending.pop(name)
@@ -240,6 +244,14 @@ class Coding:
     def _expected(self, name: str, key: str) -> Schema | None:
         of = self._asked.get(name, {}).get(key)
         return self._sent[of][1] if of in self._sent else None
+
+    def _codes_changes(self, name: str) -> bool:
+        """Whether a site's change of what it received travels coded, however short it is."""
+        by = self._way_up(name).chain
+        return by is not None and by.delta and self._weights
+
+    def _way_up(self, name: str) -> Way:
+        return self._codecs.sites.get(name, self._codecs.up)
 
     def used(self, number: int, nodes: Iterable[int]) -> None:
         """The replies of these nodes entered the result of round `number`: their residuals are what they said."""

@@ -1,5 +1,6 @@
 """Who holds which model, and whose residual counts: the two halves of quantized updates, message by message."""
 
+import logging
 import math
 from collections.abc import Callable, Iterator
 from copy import deepcopy
@@ -169,6 +170,28 @@ def test_a_reply_has_room_for_so_many_numbers_in_all() -> None:
     content = RecordDict({f"extra-{number}": giant for number in range(8)})
     with pytest.raises(BadUpdate, match="declares"):
         here.coding.incoming(Message(content, reply_to=Message(RecordDict({"a": ArrayRecord()}), 1, "train")))
+
+
+def test_an_app_without_the_mod_is_told_of_it_by_flower_s_own_error() -> None:
+    here = Federation(down="int8")
+    (message,) = here.coding.outgoing(1, [here.message(1, model())])
+    with pytest.raises(TypeError, match=r"needs mods=\[fl_distill.mods.quantized\]"):
+        message.content["arrays"].to_torch_state_dict()  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(("up", "tensors", "told"), [("int8", model(1), 1), ("none", model(1), 0), ("int8", {}, 0)])
+def test_the_server_says_once_who_answers_without_the_mod(
+    up: str, tensors: dict[str, Tensor], told: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("flwr"), "propagate", True)
+    strategy = Quantized(FedAvg(), up=up, down="none")
+    asked = Message(RecordDict({"arrays": encode(model())}), 1, "train")
+    for number in (1, 2):
+        list(strategy.coding.outgoing(number, [asked]))
+        answer = Message(RecordDict({"arrays": encode(tensors)}), reply_to=asked)
+        answer.metadata.__dict__["_src_node_id"] = 1
+        assert list(strategy._decoded([answer], lambda _: None)) == [answer]
+    assert sum("mods=[quantized]" in record.message for record in caplog.records) == told
 
 
 def test_an_error_acknowledges_nothing() -> None:
