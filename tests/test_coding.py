@@ -18,7 +18,7 @@ from fl_distill.errors import BadUpdate
 from fl_distill.mods import ContextMemory, FileMemory, quantized, quantizing
 from fl_distill.runtime import flower_private
 from fl_distill.strategies import Coding, FedAvg, Quantized
-from fl_distill.strategies.coding import CODEC
+from fl_distill.strategies.outbox import CODEC
 
 
 @pytest.fixture(autouse=True)
@@ -126,7 +126,7 @@ def test_a_residual_counts_from_the_last_reply_that_was_used() -> None:
     here.coding.used(29, [])
     assert kept is not None
     # A reply that was not used leaves the residual as it was before it.
-    here.coding._used = {name: 28 for name in here.coding._used}
+    here.coding.used(28, here.sites)
     message = next(iter(here.coding.outgoing(30, [here.message(1, still)])))
     assert message.content[CODEC]["used"] == 28
     assert ContextMemory(here.sites[1]).load("residual-arrays", 28) is not None
