@@ -12,8 +12,9 @@ from ..codec import Schema, decode, encode, records_of, schema_of
 from ..codec.layout import numbers_in
 from ..codec.ways import Codecs, Way
 from ..codec.wire import KEY, Head, codes_anything, is_packed, unpack
-from ..errors import BadUpdate
+from ..errors import BadUpdate, ConfigError
 from ..seeds import derive
+from .affordable import budget_faults
 from .holdings import Holdings
 from .outbox import CODEC, Outbox, Outgoing
 
@@ -49,6 +50,7 @@ class Coding:
         self._name_of = name_of
         self._holdings = Holdings()
         self._outbox = Outbox(codecs, seed, weights, self._holdings)
+        self._afforded = False
         self._asked: dict[str, dict[str, int]] = {}
         self.told: dict[str, dict[str, float]] = {}
         """What sites say of their coding in this round."""
@@ -67,7 +69,8 @@ class Coding:
     def outgoing(self, number: int, messages: Iterable[Message], needed_from: int = -1) -> list[Message]:
         """The messages of round `number`, coded; records that several sites receive are coded once.
 
-        `needed_from`: sites forget what no later round than this can need; -1: nobody goes back.
+        `needed_from`: sites forget what no later round than this can need; -1: nobody goes back. Raises `ConfigError`
+        where a budget is too small for any message about these models.
         """
         if not self._codecs.any:
             return list(messages)
@@ -76,7 +79,8 @@ class Coding:
         self._outbox.begin()
         self.spent = {"encode_s": 0.0, "decode_s": 0.0}
         began = time.perf_counter()
-        coded = []
+        coded, messages = [], list(messages)
+        self._afford(messages)
         for message in messages:
             remember = message.metadata.message_type.startswith("train")
             records = records_of(message.content, ArrayRecord)
@@ -91,6 +95,14 @@ class Coding:
         self.spent |= self._outbox.figures
         self.spent["encode_s"] = time.perf_counter() - began
         return coded
+
+    def _afford(self, messages: Sequence[Message]) -> None:
+        """Raise `ConfigError`, before the first message leaves, where no message can be as short as was asked for."""
+        if self._weights and not self._afforded:
+            by_site = {self._name_of(message.metadata.dst_node_id): message for message in messages}
+            if faults := budget_faults(self._codecs, by_site, self._changes):
+                raise ConfigError(faults)
+        self._afforded = True
 
     def _content(
         self, number: int, message: Message, made: Mapping[str, Outgoing], remember: bool, needed_from: int

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import re
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from pathlib import Path
@@ -13,8 +14,8 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MetricR
 from torch import Tensor
 
 from fl_distill.codec import decode, encode
-from fl_distill.codec.ways import Codecs, way
-from fl_distill.errors import BadUpdate
+from fl_distill.codec.ways import Codecs, Way, way
+from fl_distill.errors import BadUpdate, ConfigError
 from fl_distill.mods import ContextMemory, FileMemory, quantized, quantizing
 from fl_distill.runtime import flower_private
 from fl_distill.strategies import Coding, FedAvg, Quantized
@@ -223,6 +224,41 @@ def test_a_codec_that_does_not_suit_weights_says_so() -> None:
     here = Federation(down="classes3")
     with pytest.raises(BadUpdate, match="exchange=probabilities"):
         here.round(1, model())
+
+
+@pytest.mark.parametrize(
+    ("ways", "setting"),
+    [
+        ({"up": "step"}, "codec.up"),
+        ({"down": "eden4"}, "codec.down"),
+        ({"down": "mixed"}, "codec.down"),
+        ({"down": "float16"}, "codec.down"),
+        ({"sites": "int8"}, "codec.sites.1"),
+    ],
+)
+def test_a_budget_that_nothing_fits_is_found_before_anything_leaves(ways: dict[str, str], setting: str) -> None:
+    def coding(budget: int) -> Coding:
+        made = {way: Way(codec, budget) for way, codec in ways.items()}
+        return Coding(Codecs(**({"sites": {"1": made["sites"]}} if "sites" in made else made)))  # type: ignore[arg-type]
+
+    asked = Message(RecordDict({"arrays": encode(model())}), 1, "train")
+    with pytest.raises(ConfigError) as caught:
+        coding(20).outgoing(1, [asked])
+    (fault,) = caught.value.faults
+    assert fault.startswith(f"{setting}.bytes_per_round=20 is too few")
+    (least,) = map(int, re.findall(r"at least (\d+)", fault))
+    with pytest.raises(ConfigError):
+        coding(least - 1).outgoing(1, [asked])
+    here = Federation()
+    here.coding = coding(least + 30)  # what numbers say costs a few more
+    here.round(1, model())
+    assert here.round(2, model(2), lambda held: {"w": held["w"] + model(3)["w"]}).keys() == {1, 2}
+
+
+def test_a_budget_for_what_is_not_known_yet_is_no_fault() -> None:
+    for more in ({"weights": False}, {"changes": ("gradients",)}):
+        coding = Coding(Codecs(up=Way("step", 20)), **more)  # type: ignore[arg-type]
+        assert len(coding.outgoing(1, [Message(RecordDict({"arrays": encode(model())}), 1, "train")])) == 1
 
 
 def test_state_comes_back_as_it_was() -> None:

@@ -25,6 +25,14 @@ _UNITS = {"": 1, "b": 1} | {
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*")
 
 
+class TooFew(ValueError):
+    """Nothing of a kind keeps to a budget; `needed` bytes are the least it can do with."""
+
+    def __init__(self, said: str, needed: int, budget: int) -> None:
+        super().__init__(f"codec {said!r} needs {needed} bytes, more than the budget of {budget}; none is coarser")
+        self.needed = needed
+
+
 def sample(x: Tensor) -> Tensor:
     """At most 65,536 numbers of a vector, at equal distances, so that every layer has its part; contiguous."""
     return x[:: max(1, math.ceil(len(x) / SAMPLE))].contiguous()
@@ -35,7 +43,7 @@ def fitted(said: str, seen: Tensor, numel: int, budget: int) -> str:
 
     Of a chain with `step` the width is found by bisection, from what the numbers `seen` (see `sample`) come to: of a
     large model within a sixth, mostly too short. Where its bytes are then B, ask again with budget^2 / B. Of a chain
-    with bits, the most that surely fit; any other as it is. ValueError where nothing fits, with the least possible.
+    with bits, the most that surely fit; any other as it is. `TooFew` where nothing fits, with the least possible.
     """
     require((whole(budget), f"a budget must be a whole number of bytes >= 1, not {budget!r}"))
     said = PRESETS.get(said.strip(), said)
@@ -77,7 +85,7 @@ def _first(texts: list[str], size: Callable[[str], int], budget: int) -> str:
     for text in texts:
         if (needed := size(text)) <= budget:
             return text
-    raise ValueError(f"codec {texts[-1]!r} needs {needed} bytes, more than the budget of {budget}; none is coarser")
+    raise TooFew(texts[-1], needed, budget)
 
 
 def _exists(text: str) -> bool:
