@@ -9,6 +9,7 @@ from ..codec.budget import fewest
 from ..codec.layout import schema_id
 from ..codec.ways import Codecs, Way
 from ..codec.wire import codes_anything
+from ..errors import BadUpdate
 
 
 def budget_faults(codecs: Codecs, messages: Mapping[str, Message], changes: Sequence[str]) -> list[str]:
@@ -41,7 +42,10 @@ def _models(message: Message) -> list[Schema]:
 def _fault(setting: str, way: Way, schema: Schema) -> str | None:
     if way.bytes_per_round is None or way.chain is None:
         return None
-    least, around = fewest(schema, way.chain, way.chain.delta)
+    try:
+        least, around = fewest(schema, way.chain, way.chain.delta)
+    except BadUpdate:  # a codec that is not for models says so itself when it is used
+        return None
     if way.bytes_per_round >= least:
         return None
     return (

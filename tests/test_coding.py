@@ -13,8 +13,11 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
 from torch import Tensor
 
-from fl_distill.codec import decode, encode
+from fl_distill.codec import decode, encode, schema_of
+from fl_distill.codec.budget import fewest, pack_within
+from fl_distill.codec.chain import chain
 from fl_distill.codec.ways import Codecs, Way, way
+from fl_distill.codec.wire import Head, pack
 from fl_distill.errors import BadUpdate, ConfigError
 from fl_distill.mods import ContextMemory, FileMemory, quantized, quantizing
 from fl_distill.runtime import flower_private
@@ -160,9 +163,6 @@ def test_what_a_site_tells_of_its_coding_is_not_trusted(told: dict[str, float]) 
 
 
 def test_a_reply_has_room_for_so_many_numbers_in_all() -> None:
-    from fl_distill.codec.chain import chain
-    from fl_distill.codec.wire import Head, pack
-
     by = chain("top0.000001 float16")
     assert by is not None
     giant = pack({"x": torch.zeros(5000, 5000)}, by, Head()).record()
@@ -234,6 +234,8 @@ def test_a_codec_that_does_not_suit_weights_says_so() -> None:
         ({"down": "mixed"}, "codec.down"),
         ({"down": "float16"}, "codec.down"),
         ({"sites": "int8"}, "codec.sites.1"),
+        ({"up": "powersgd"}, "codec.up"),
+        ({"up": "topk"}, "codec.up"),
     ],
 )
 def test_a_budget_that_nothing_fits_is_found_before_anything_leaves(ways: dict[str, str], setting: str) -> None:
@@ -255,9 +257,19 @@ def test_a_budget_that_nothing_fits_is_found_before_anything_leaves(ways: dict[s
     assert here.round(2, model(2), lambda held: {"w": held["w"] + model(3)["w"]}).keys() == {1, 2}
 
 
+@pytest.mark.parametrize("said", ["eden4", "int4", "delta residual lowrank2 float16"])
+def test_the_least_possible_is_enough(said: str) -> None:
+    by = chain(said)
+    assert by is not None
+    least, _ = fewest(schema_of(encode(model())), by, against=True)
+    assert len(pack_within(model(), by, Head(), model(1), budget=least).data) <= least
+    with pytest.raises(BadUpdate, match="too few"):
+        pack_within(model(), by, Head(), model(1), budget=least - 1)
+
+
 def test_a_budget_for_what_is_not_known_yet_is_no_fault() -> None:
-    for more in ({"weights": False}, {"changes": ("gradients",)}):
-        coding = Coding(Codecs(up=Way("step", 20)), **more)  # type: ignore[arg-type]
+    for more, codec in (({"weights": False}, "step"), ({"changes": ("gradients",)}, "step"), ({}, "classes3")):
+        coding = Coding(Codecs(up=Way(codec, 20)), **more)  # type: ignore[arg-type]
         assert len(coding.outgoing(1, [Message(RecordDict({"arrays": encode(model())}), 1, "train")])) == 1
 
 

@@ -9,7 +9,7 @@ from ..errors import BadUpdate
 from .arrays import BY_NAME, Schema
 from .chain import Chain, chain
 from .layout import CODED, layout, schema_of_tensors
-from .rate import SAMPLE, TooFew, fitted, sample
+from .rate import SAMPLE, TooFew, adjustable, fitted, sample
 from .wire import Head, Packed, pack
 
 _TRIES = 8
@@ -33,6 +33,8 @@ def pack_within(
     """
     if budget is None:
         return pack(tensors, by, head, base, residual)
+    if not adjustable(by.text):
+        return _as_it_is(pack(tensors, by, head, base, residual), by, budget)
     vector = layout(schema_of_tensors(tensors), by.keep).vector(CODED, tensors, base)
     if residual is not None and residual.shape == vector.shape:
         vector = vector + residual
@@ -56,14 +58,24 @@ def fewest(schema: Schema, by: Chain, against: bool) -> tuple[int, int]:
 
     `against`: the message is a change. What the tensors say may cost a few more bytes.
     """
-    zeros = {name: torch.zeros(form.shape, dtype=BY_NAME[form.dtype]) for name, form in schema.items()}
+    zeros: Tensors = {name: torch.zeros(form.shape, dtype=BY_NAME[form.dtype]) for name, form in schema.items()}
     numel = layout(schema, by.keep).about(CODED).numel
     around = _around(zeros, by, Head(), zeros if against else None, numel)
+    if not adjustable(by.text):
+        return len(pack(zeros, by, Head(), zeros if against else None).data), around
     try:
         fitted(by.text, torch.zeros(min(numel, SAMPLE)), numel, 1)
     except TooFew as short:
         return around + short.needed, around
     return around + 1, around
+
+
+def _as_it_is(packed: Packed, by: Chain, budget: int) -> Packed:
+    if len(packed.data) > budget:
+        raise BadUpdate(
+            f"bytes_per_round={budget} is too few: {by.text!r}, which has no bits to choose, needs {len(packed.data)}"
+        )
+    return packed
 
 
 def _around(tensors: Tensors, by: Chain, head: Head, base: Tensors | None, coded: int) -> int:

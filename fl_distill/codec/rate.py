@@ -49,11 +49,16 @@ def fitted(said: str, seen: Tensor, numel: int, budget: int) -> str:
     said = PRESETS.get(said.strip(), said)
     if _STEP.search(said):
         return _by_width(said, seen, numel, budget)
-    pattern = re.compile(_BITS.pattern.format("|".join(WITH_BITS)))
+    pattern = _with_bits()
     if pattern.search(said):
         texts = [pattern.sub(rf"\g<1>{bits}", said) for bits in range(8, 0, -1)]
         return _first([text for text in texts if _exists(text)] or [said], lambda text: _bound(text, numel), budget)
     return _first([said], lambda text: _bound(text, numel), budget)
+
+
+def adjustable(said: str) -> bool:
+    """Whether a sentence has a width or bits that `fitted` can choose."""
+    return bool(_STEP.search(said) or _with_bits().search(said))
 
 
 def parse_size(text: str | int) -> int:
@@ -63,6 +68,10 @@ def parse_size(text: str | int) -> int:
     count = round(float(found[1]) * unit) if found and unit else 0
     require((count >= 1, f"a size is a number of bytes such as 200kB, 1.5MB or 64KiB, not {text!r}"))
     return count
+
+
+def _with_bits() -> re.Pattern[str]:
+    return re.compile(_BITS.pattern.format("|".join(WITH_BITS)))
 
 
 def _by_width(said: str, seen: Tensor, numel: int, budget: int) -> str:
