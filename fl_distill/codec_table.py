@@ -1,9 +1,11 @@
 """The `fl-distill-codecs` command: what each codec makes of the changes of your own model."""
 
+import json
 import math
+import re
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -12,23 +14,27 @@ from torch import Tensor
 
 from .codec.chain import Chain, chain
 from .codec.coder import About
+from .codec.layout import HALF, layout, schema_of_tensors
 from .codec.presets import PRESETS
 from .errors import BadUpdate, ConfigError, FlDistillError
 from .files import load_tensors, rounds_in
+from .targets import call
 from .tracking.table import show
 
 USAGE = """\
 usage: fl-distill-codecs run=FOLDER | FILE.safetensors [CODEC ...]
 
-FOLDER is that of a run: compared are the changes of its newest round (from its checkpoints), else those between its
-sites' models and the server's. FILE holds changes, one tensor a layer. A CODEC is a preset or a sentence in quotes,
-such as "delta step0.5 zstd1"; without any, all presets are compared. Seconds are the least of three, on one thread.
+FOLDER is that of a run whose sites send weights: compared are the changes of its newest round (from its checkpoints),
+else those between its sites' models and the server's. FILE holds changes, one tensor a layer. A CODEC is a preset or a
+sentence in quotes, such as "delta step0.5 zstd1"; without any, all presets are compared. A ring without a clip of its
+own gets the least that clips nothing here. Seconds are the least of three, on one thread.
 """
 HEAD = ("codec", "bits a number", "error (NMSE)", "encode", "decode", "encode GB/s", "decode GB/s")
 
 Tensors = Mapping[str, Tensor]
 T = TypeVar("T")
 _TIMES = 3
+_OPEN_RING = re.compile(r"\bring\d+x\d+(?=\s|$)")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -68,6 +74,9 @@ def row(said: str, tensors: Tensors) -> tuple[str, ...]:
     blank = ("–",) * (len(HEAD) - 1)
     if (made := chain(said)) is None:
         return (said, "32.00", "0", *blank[2:])
+    if _OPEN_RING.search(made.text):
+        said = _OPEN_RING.sub(lambda found: f"{found[0]}x{_clip(tensors)}", made.text)
+        made = chain(said) or made
     try:
         return (said, *_measured(made, tensors))
     except (ValueError, BadUpdate) as error:
@@ -83,14 +92,33 @@ def _known(preset: str) -> bool:
 
 
 def _measured(made: Chain, tensors: Tensors) -> tuple[str, ...]:
-    x = torch.cat([t.reshape(-1) for t in tensors.values()])
-    about = About(tuple(tuple(t.shape) for t in tensors.values()), seed=1)
+    kept = layout(schema_of_tensors(tensors), keep=True).names(HALF) if made.keep else []
+    coded = {name: t for name, t in tensors.items() if name not in kept}
+    x, half = _flat(coded.values()), _flat(tensors[name] for name in kept)
+    about = About(tuple(tuple(t.shape) for t in coded.values()), seed=1)
     data, encode = _timed(lambda: made.coder.encode(x, about))
     decoded, decode = _timed(lambda: made.coder.decode(data, about))
-    wide = x.double()
-    error = float((wide - decoded).square().sum() / wide.square().sum().clamp_min(1e-300))
+    wide, got = _flat((x, half)).double(), _flat((decoded, half.half().float()))
+    error = float((wide - got).square().sum() / wide.square().sum().clamp_min(1e-300))
     speeds = (f"{4e-9 * len(x) / seconds:.2f}" for seconds in (encode, decode))
-    return (f"{8 * len(data) / len(x):.2f}", f"{error:.2g}", f"{encode:.2g} s", f"{decode:.2g} s", *speeds)
+    return (
+        f"{(8 * len(data) + 16 * len(half)) / len(wide):.2f}",
+        f"{error:.2g}",
+        f"{encode:.2g} s",
+        f"{decode:.2g} s",
+        *speeds,
+    )
+
+
+def _flat(tensors: Iterable[Tensor]) -> Tensor:
+    return torch.cat([torch.empty(0), *(t.reshape(-1) for t in tensors)])
+
+
+def _clip(tensors: Tensors) -> str:
+    """The largest magnitude, rounded up to three digits, as a codec's sentence writes numbers."""
+    largest = max(float(t.abs().max()) for t in tensors.values())
+    digits = min(15, max(0, 2 - math.floor(math.log10(largest)))) if largest > 0 else 1
+    return f"{math.ceil(largest * 10**digits) / 10**digits or 1:.{digits}f}"
 
 
 def _timed(work: Callable[[], T]) -> tuple[T, float]:
@@ -103,6 +131,7 @@ def _timed(work: Callable[[], T]) -> tuple[T, float]:
 
 
 def _of_run(folder: Path) -> dict[str, Tensor]:
+    _check_strategy(folder)
     saved = folder / "checkpoints"
     numbers = rounds_in(saved)
     if len(numbers) >= 2:
@@ -119,6 +148,19 @@ def _of_run(folder: Path) -> dict[str, Tensor]:
         f"{folder} holds neither checkpoints of two rounds nor models of the server and a site of one architecture; "
         "run with checkpoint.keep=2 or more"
     )
+
+
+def _check_strategy(folder: Path) -> None:
+    """Raise `ConfigError` where sites do not send weights, so that nothing in the folder is like what travels."""
+    try:
+        config = json.loads((folder / "job.json").read_text(encoding="utf-8"))["config"]
+    except (OSError, ValueError, KeyError):
+        return  # an older folder, or one put together by hand
+    if not call(config["strategy"]).has_server_model:
+        raise ConfigError(
+            f"{folder}: strategy={config['names']['strategy']} exchanges no weights, so there are no changes of a "
+            "model to compare; name a run of fedavg, fedprox, fedsgd or feddf, or a file of tensors"
+        )
 
 
 def _arrays(path: Path) -> dict[str, Tensor]:

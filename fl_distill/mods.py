@@ -19,7 +19,7 @@ from .codec.chain import Chain, chain
 from .codec.wire import KEY, Head, codes_anything, is_packed, unpack
 from .errors import BadUpdate
 from .store import SiteStore
-from .strategies.coding import CODEC
+from .strategies.outbox import CODEC
 
 Call = Callable[[Message, Context], Message]
 Mod = Callable[[Message, Context, Call], Message]

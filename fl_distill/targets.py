@@ -10,6 +10,9 @@ from .errors import ConfigError
 
 TARGET = "_target_"
 
+_SLIP, _AS_GOOD = 0.65, 0.1
+"""The least likeness of a slip to what was meant, and how much less than the best suggestion another may have."""
+
 
 def call(spec: Mapping[str, Any], **extra: Any) -> Any:
     """Call what `spec` names with its own arguments and `extra`; an argument that is a spec itself is called first.
@@ -43,11 +46,31 @@ def resolve(
 
 
 def nearest(word: str, known: Iterable[str], count: int = 3) -> str:
-    """A phrase with the known names most like `word`: `; did you mean 'a' or 'b'?`, else all when few."""
+    """A phrase with the known names most like `word`: `; did you mean 'a' or 'b'?`, else its neighbours when few."""
     known = sorted(set(known))
-    if close := difflib.get_close_matches(word, known, n=count, cutoff=0.6):
-        return "; did you mean " + " or ".join(map(repr, close)) + "?"
-    return "; there are " + ", ".join(known) if 0 < len(known) <= 30 else ""
+    if found := close(word, known, count):
+        return "; did you mean " + " or ".join(map(repr, found)) + "?"
+    parent = word.rpartition(".")[0]
+    beside = [name for name in known if parent and name.rpartition(".")[0] == parent] or known
+    return "; there are " + ", ".join(beside) if 0 < len(beside) <= 30 else ""
+
+
+def close(word: str, known: Iterable[str], count: int = 3) -> list[str]:
+    """The known names that `word` may be a slip of, the likeliest first; none where all are far."""
+    likeness = {name: _likeness(word.lower(), name.lower()) for name in known}
+    least = max(_SLIP, max(likeness.values(), default=0.0) - _AS_GOOD)
+    return sorted((name for name in likeness if likeness[name] >= least), key=lambda name: (-likeness[name], name))[
+        :count
+    ]
+
+
+def _likeness(word: str, name: str) -> float:
+    """0 to 1; what stands behind the last dot counts for itself, since long names of one group share the rest."""
+    last = name.rpartition(".")[2]
+    if word == last:
+        return 1.0
+    parts = (word, name), (word.rpartition(".")[2], last)
+    return min(difflib.SequenceMatcher(None, *pair).ratio() for pair in parts)
 
 
 def _locate(path: str) -> Callable[..., Any]:

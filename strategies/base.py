@@ -74,6 +74,11 @@ class SiteStrategy(Strategy, ABC):
         """The models that the server holds after a round, by architecture."""
         return self._combine.models(arrays)
 
+    @property
+    def idle_ways(self) -> Mapping[str, str]:
+        """Ways, `up` or `down`, in which a codec finds nothing to shorten -> why."""
+        return self._combine.idle_ways
+
     def notes(self) -> Mapping[str, float]:
         """What the last round's knowledge was like, such as `agreement` and `entropy`, each in [0, 1]."""
         return self._combine.notes()

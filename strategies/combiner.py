@@ -78,6 +78,11 @@ class Combiner(ABC):
         """The models that the server holds, by architecture; "" is the one that all sites have."""
         return {}
 
+    @property
+    def idle_ways(self) -> Mapping[str, str]:
+        """Ways, `up` or `down`, in which no floating numbers travel that a codec could shorten -> what does instead."""
+        return {}
+
     def notes(self) -> Mapping[str, float]:
         """Numbers about the last round's knowledge, such as `agreement`."""
         return {}

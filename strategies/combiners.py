@@ -102,6 +102,11 @@ class GradientStep(Combiner):
 class Nothing(Combiner):
     """Sites exchange nothing."""
 
+    @property
+    def idle_ways(self) -> Mapping[str, str]:
+        """Both."""
+        return dict.fromkeys(("up", "down"), "sites exchange nothing")
+
     def begin(self, sent: ArrayRecord, number: int) -> None:
         """Nothing to prepare."""
 

@@ -57,6 +57,18 @@ class Consensus(Combiner):
         """Whether the server learns from the public set's labels."""
         return self._student is not None and self._student.uses_labels
 
+    @property
+    def idle_ways(self) -> Mapping[str, str]:
+        """Where labels travel packed, or not at all, and no inner layers beside them."""
+        talk, ways = self._talk, {}
+        if talk.bits_up < 16 and not talk.transfer_up:
+            ways["up"] = _packed("bits_up", talk.bits_up)
+        if not self._tells:
+            ways["down"] = "sites receive nothing"
+        elif talk.bits_down < 16 and not (self._answers and self._transfer):
+            ways["down"] = _packed("bits_down", talk.bits_down)
+        return ways
+
     # ------------------------------------------------------------ a round
 
     def meet(self, facts: Facts) -> None:
@@ -195,6 +207,10 @@ def _normalised(answer: Tensor, mean: Tensor) -> Tensor:
     """Rows that sum to 1: classes that different sites know need not add up, and a median of votes may be all zeros."""
     total = answer.sum(-1, keepdim=True)
     return torch.where(total > 1e-6, answer / total.clamp_min(1e-6), mean)
+
+
+def _packed(setting: str, bits: int) -> str:
+    return f"the strategy packs its own soft labels ({setting} is {bits}; 16 or 32 leave them to a codec)"
 
 
 def _is_map(shown: Tensor) -> bool:

@@ -80,13 +80,19 @@ class Quantized(Strategy):
 
     def _decoded(self, replies: Iterable[Message], heard: Callable[[int], None]) -> Iterable[Message]:
         for reply in replies:
-            node = reply.metadata.src_node_id
+            node, plain = reply.metadata.src_node_id, len(self.coding.plain)
             try:
                 decoded = self.coding.incoming(reply)
             except BadUpdate as fault:
                 self.faults[node] = str(fault)
                 logging.getLogger("flwr").warning("node %s: %s", node, fault)
                 continue
+            if len(self.coding.plain) > plain:
+                logging.getLogger("flwr").warning(
+                    "node %s was asked for a coded answer and sent one that is not: its ClientApp needs "
+                    "mods=[quantized], from fl_distill.mods import quantized",
+                    node,
+                )
             if decoded.has_content():
                 heard(node)
             yield decoded

@@ -1,5 +1,6 @@
 """Global step, Zstandard, sparse, low-rank and class codecs: round trips, errors, sizes, refusal of all else."""
 
+import json
 import math
 import struct
 import tracemalloc
@@ -560,6 +561,31 @@ def test_codecs_on_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     keep.drop_after(0)
     assert codec_table.run([f"run={tmp_path}", "fp16"]) == 0
     assert capsys.readouterr().out.startswith("2 numbers in 1 tensors")
+
+
+def test_a_ring_is_compared_with_a_clip_that_fits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_tensors(tmp_path / "x.safetensors", {"w": 2.995e-4 * torch.linspace(-1, 0.5, 1000).reshape(20, 50)})
+    assert codec_table.run([str(tmp_path / "x.safetensors"), "ring", "ring8x16x0.5"]) == 0
+    fitted, own = (line.split() for line in capsys.readouterr().out.splitlines()[2:4])
+    assert fitted[:2] == ["delta", "ring8x16x0.000300"]
+    assert float(fitted[3]) < 1e-3
+    assert own[0] == "ring8x16x0.5"
+    assert float(own[2]) > 1
+
+
+def test_edges_that_a_codec_keeps_count_as_float16(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_tensors(tmp_path / "x.safetensors", {name: torch.randn(40, 50) for name in "abcd"})
+    assert codec_table.run([str(tmp_path / "x.safetensors"), "uniform8x256", "keep uniform8x256"]) == 0
+    whole, kept = (line.split() for line in capsys.readouterr().out.splitlines()[2:4])
+    assert float(kept[2]) == pytest.approx((float(whole[1]) + 16) / 2, abs=0.02)
+    assert float(kept[3]) < 0.7 * float(whole[2])
+
+
+def test_a_run_without_weights_has_no_changes_to_compare(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = {"strategy": {"_target_": "fl_distill.strategies.FedMD"}, "names": {"strategy": "fedmd"}}
+    (tmp_path / "job.json").write_text(json.dumps({"config": config}))
+    assert codec_table.run([f"run={tmp_path}"]) == 2
+    assert "strategy=fedmd exchanges no weights" in capsys.readouterr().err
 
 
 def test_the_table_says_what_it_lacks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

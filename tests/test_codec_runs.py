@@ -80,9 +80,12 @@ def test_budgets_are_kept_by_each_site(launch: Launch) -> None:
     assert run.summary["server_accuracy"] > 0.8
 
 
-def test_a_budget_that_nothing_fits_costs_the_round_with_the_least_possible(launch: Launch) -> None:
-    run = launch(*MLP, "codec.sites.site-3={codec: eden4, bytes_per_round: 600}")
-    assert all("bytes" in row["failures"]["site-3"] for row in run.rows)
+def test_a_budget_that_nothing_fits_is_refused_with_the_least_possible(
+    launch: Launch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = launch(*MLP, "codec.sites.site-3={codec: eden4, bytes_per_round: 600}", code=2)
+    assert run.summary["rounds"] == 0
+    assert "codec.sites.site-3.bytes_per_round=600 is too few" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("strategy", ["fedmd", "fd", "fedproto", "feddf", "split_teacher"])

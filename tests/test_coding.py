@@ -1,6 +1,8 @@
 """Who holds which model, and whose residual counts: the two halves of quantized updates, message by message."""
 
+import logging
 import math
+import re
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from pathlib import Path
@@ -11,13 +13,16 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
 from torch import Tensor
 
-from fl_distill.codec import decode, encode
-from fl_distill.codec.ways import Codecs, way
-from fl_distill.errors import BadUpdate
+from fl_distill.codec import decode, encode, schema_of
+from fl_distill.codec.budget import fewest, pack_within
+from fl_distill.codec.chain import chain
+from fl_distill.codec.ways import Codecs, Way, way
+from fl_distill.codec.wire import Head, pack
+from fl_distill.errors import BadUpdate, ConfigError
 from fl_distill.mods import ContextMemory, FileMemory, quantized, quantizing
 from fl_distill.runtime import flower_private
 from fl_distill.strategies import Coding, FedAvg, Quantized
-from fl_distill.strategies.coding import CODEC
+from fl_distill.strategies.outbox import CODEC
 
 
 @pytest.fixture(autouse=True)
@@ -125,7 +130,7 @@ def test_a_residual_counts_from_the_last_reply_that_was_used() -> None:
     here.coding.used(29, [])
     assert kept is not None
     # A reply that was not used leaves the residual as it was before it.
-    here.coding._used = {name: 28 for name in here.coding._used}
+    here.coding.used(28, here.sites)
     message = next(iter(here.coding.outgoing(30, [here.message(1, still)])))
     assert message.content[CODEC]["used"] == 28
     assert ContextMemory(here.sites[1]).load("residual-arrays", 28) is not None
@@ -158,9 +163,6 @@ def test_what_a_site_tells_of_its_coding_is_not_trusted(told: dict[str, float]) 
 
 
 def test_a_reply_has_room_for_so_many_numbers_in_all() -> None:
-    from fl_distill.codec.chain import chain
-    from fl_distill.codec.wire import Head, pack
-
     by = chain("top0.000001 float16")
     assert by is not None
     giant = pack({"x": torch.zeros(5000, 5000)}, by, Head()).record()
@@ -169,6 +171,28 @@ def test_a_reply_has_room_for_so_many_numbers_in_all() -> None:
     content = RecordDict({f"extra-{number}": giant for number in range(8)})
     with pytest.raises(BadUpdate, match="declares"):
         here.coding.incoming(Message(content, reply_to=Message(RecordDict({"a": ArrayRecord()}), 1, "train")))
+
+
+def test_an_app_without_the_mod_is_told_of_it_by_flower_s_own_error() -> None:
+    here = Federation(down="int8")
+    (message,) = here.coding.outgoing(1, [here.message(1, model())])
+    with pytest.raises(TypeError, match=r"needs mods=\[fl_distill.mods.quantized\]"):
+        message.content["arrays"].to_torch_state_dict()  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(("up", "tensors", "told"), [("int8", model(1), 1), ("none", model(1), 0), ("int8", {}, 0)])
+def test_the_server_says_once_who_answers_without_the_mod(
+    up: str, tensors: dict[str, Tensor], told: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("flwr"), "propagate", True)
+    strategy = Quantized(FedAvg(), up=up, down="none")
+    asked = Message(RecordDict({"arrays": encode(model())}), 1, "train")
+    for number in (1, 2):
+        list(strategy.coding.outgoing(number, [asked]))
+        answer = Message(RecordDict({"arrays": encode(tensors)}), reply_to=asked)
+        answer.metadata.__dict__["_src_node_id"] = 1
+        assert list(strategy._decoded([answer], lambda _: None)) == [answer]
+    assert sum("mods=[quantized]" in record.message for record in caplog.records) == told
 
 
 def test_an_error_acknowledges_nothing() -> None:
@@ -200,6 +224,53 @@ def test_a_codec_that_does_not_suit_weights_says_so() -> None:
     here = Federation(down="classes3")
     with pytest.raises(BadUpdate, match="exchange=probabilities"):
         here.round(1, model())
+
+
+@pytest.mark.parametrize(
+    ("ways", "setting"),
+    [
+        ({"up": "step"}, "codec.up"),
+        ({"down": "eden4"}, "codec.down"),
+        ({"down": "mixed"}, "codec.down"),
+        ({"down": "float16"}, "codec.down"),
+        ({"sites": "int8"}, "codec.sites.1"),
+        ({"up": "powersgd"}, "codec.up"),
+        ({"up": "topk"}, "codec.up"),
+    ],
+)
+def test_a_budget_that_nothing_fits_is_found_before_anything_leaves(ways: dict[str, str], setting: str) -> None:
+    def coding(budget: int) -> Coding:
+        made = {way: Way(codec, budget) for way, codec in ways.items()}
+        return Coding(Codecs(**({"sites": {"1": made["sites"]}} if "sites" in made else made)))  # type: ignore[arg-type]
+
+    asked = Message(RecordDict({"arrays": encode(model())}), 1, "train")
+    with pytest.raises(ConfigError) as caught:
+        coding(20).outgoing(1, [asked])
+    (fault,) = caught.value.faults
+    assert fault.startswith(f"{setting}.bytes_per_round=20 is too few")
+    (least,) = map(int, re.findall(r"at least (\d+)", fault))
+    with pytest.raises(ConfigError):
+        coding(least - 1).outgoing(1, [asked])
+    here = Federation()
+    here.coding = coding(least + 30)  # what numbers say costs a few more
+    here.round(1, model())
+    assert here.round(2, model(2), lambda held: {"w": held["w"] + model(3)["w"]}).keys() == {1, 2}
+
+
+@pytest.mark.parametrize("said", ["eden4", "int4", "delta residual lowrank2 float16"])
+def test_the_least_possible_is_enough(said: str) -> None:
+    by = chain(said)
+    assert by is not None
+    least, _ = fewest(schema_of(encode(model())), by, against=True)
+    assert len(pack_within(model(), by, Head(), model(1), budget=least).data) <= least
+    with pytest.raises(BadUpdate, match="too few"):
+        pack_within(model(), by, Head(), model(1), budget=least - 1)
+
+
+def test_a_budget_for_what_is_not_known_yet_is_no_fault() -> None:
+    for more, codec in (({"weights": False}, "step"), ({"changes": ("gradients",)}, "step"), ({}, "classes3")):
+        coding = Coding(Codecs(up=Way(codec, 20)), **more)  # type: ignore[arg-type]
+        assert len(coding.outgoing(1, [Message(RecordDict({"arrays": encode(model())}), 1, "train")])) == 1
 
 
 def test_state_comes_back_as_it_was() -> None:

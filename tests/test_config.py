@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from fl_distill import cli
+from fl_distill.codec.ways import Way, way
 from fl_distill.config import composed, experiment, options, swept
 from fl_distill.errors import ConfigError
 from fl_distill.targets import call
@@ -36,10 +37,10 @@ def faults(*overrides: str) -> list[str]:
 def test_misspelt_groups_choices_and_keys_come_together_with_the_nearest_names() -> None:
     found = faults("strategy=fedporx", "ruonds=3", "partition=dirchlet", "local.lrr=1")
     assert found == [
-        "strategy=fedporx: no such choice; did you mean 'fedprox' or 'fedproto'?",
+        "strategy=fedporx: no such choice; did you mean 'fedprox'?",
         "partition=dirchlet: no such choice; did you mean 'dirichlet'?",
         "ruonds: no such setting; did you mean 'rounds'?",
-        "local.lrr: no such setting; did you mean 'local.lr' or 'local' or 'local.clip_norm'?",
+        "local.lrr: no such setting; did you mean 'local.lr'?",
     ]
 
 
@@ -90,6 +91,17 @@ def test_impossible_values_come_together() -> None:
         (["model=cnn", "model._target_=no.such.net"], "cannot import 'no.such.net'"),
         (["models=7"], "models must be a list"),
         (["+model.depth=3"], "model.depth: a mix has no settings of its own"),
+        (["codec.up.codex=int8"], "codec.up.codex: no such setting; did you mean 'codec.up.codec'"),
+        (["codec.up={codex: int8}"], "codec.up.codex: no such setting; did you mean 'codec.up.codec'"),
+        (["+codec.upp=int8"], "codec.upp: no such setting; did you mean 'up'"),
+        (["codec.up=8"], "codec: up: expected a preset such as int8, a sentence or a list of steps, not 8"),
+        (["local={lrr: 1}"], "local.lrr: no such setting; did you mean 'local.lr'"),
+        (["per_site={site-1: {lrr: 1}}"], "per_site.site-1.lrr: no such setting; did you mean 'lr'?"),
+        (["codec.up=itn8"], "codec: up: there is no codec or step 'itn8', did you mean 'int8'?"),
+        (["strategy=cfd", "codec.up=int8"], "codec.up has no effect with strategy=cfd: the strategy packs its own"),
+        (["strategy=cfd", "codec.down=int8"], "soft labels (bits_down is 1; 16 or 32 leave them to a codec)"),
+        (["strategy=local", "codec.sites.site-1=int8"], "codec.sites.site-1 has no effect with strategy=local: sites"),
+        (["strategy=cross_silo", "strategy.teachers_learn=false", "codec.down=int8"], "sites receive nothing"),
         (["collect.away.site-1=soon"], "away.site-1 must be rounds like 3, 3-5"),
         (["public_dataset=cifra10"], "public_dataset: 'cifra10' is no data set; did you mean 'cifar10'?"),
         (["strategy=cfd", "strategy.bits_up=9"], "bits_up is 16 or 32; 1 to 8 pack, not 9"),
@@ -158,6 +170,62 @@ def test_configuration_of_the_users_own_joins(tmp_path: Path) -> None:
         assert experiment(overrides, folder).model(0, "x")[1]["hidden"] == [7]
     with pytest.raises(ConfigError, match="no such folder"):
         composed([], str(tmp_path / "absent"))
+
+
+@pytest.mark.parametrize(
+    ("yaml", "overrides", "up", "down"),
+    [
+        ("{up: int8, down: step}", [], Way("int8"), Way("step")),
+        ("{up: [delta, residual, uniform4x64]}", [], Way("delta residual uniform4x64"), Way()),
+        ("{up: {codec: step, bytes_per_round: 20kB}}", [], Way("step", 20_000), Way()),
+        ("{up: eden4}", ["codec.up.bytes_per_round=20kB"], Way("eden4", 20_000), Way()),
+        ("{up: [delta, sign]}", ["codec.up=int8", "codec.down=[delta,sign]"], Way("int8"), Way("delta sign")),
+        ("{up: {codec: step, bytes_per_round: 20kB}}", ["codec.up=eden4"], Way("eden4", 20_000), Way()),
+        ("{}", ["codec.up.bytes_per_round=20kB", "codec.up=eden4"], Way("eden4", 20_000), Way()),
+        ("{}", ["codec.up={codec: eden4, bytes_per_round: 20kB}"], Way("eden4", 20_000), Way()),
+        ("{down: step}", ["codec={up: int8}"], Way("int8"), Way("step")),
+    ],
+)
+def test_a_codec_is_said_in_yaml_as_on_the_command_line(
+    yaml: str, overrides: list[str], up: Way, down: Way, tmp_path: Path
+) -> None:
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text(f"# @package _global_\ncodec: {yaml}\n")
+    found = experiment(["experiment=mine", *overrides], str(tmp_path))
+    assert (found.codec.up, found.codec.down) == (up, down)
+    assert way(found.raw["codec"]["up"]) == up
+    assert found.raw["codec"]["up"].keys() == {"codec", "bytes_per_round"}
+
+
+def test_a_part_of_a_site_s_codec_changes_alone(tmp_path: Path) -> None:
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text(
+        "# @package _global_\ncodec: {sites: {site-1: eden4, Dr. (Who): int8}}\n"
+    )
+    found = experiment(["experiment=mine", "codec.sites.site-1.bytes_per_round=5kB"], str(tmp_path))
+    assert found.codec.sites == {"site-1": Way("eden4", 5000), "Dr. (Who)": Way("int8")}
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["strategy=cfd", "strategy.bits_up=16", "codec.up=int8"],
+        ["strategy=dsfl", "codec.up=classes3", "codec.down=int8"],
+        ["strategy=teacher_student", "codec.up=int8"],
+        ["strategy=cfd"],
+    ],
+)
+def test_a_codec_that_finds_something_to_do_is_no_fault(overrides: list[str]) -> None:
+    experiment(overrides)
+
+
+def test_maps_of_sites_are_given_whole_or_name_by_name() -> None:
+    whole = experiment(["collect.away={site-1: 3-5}", "per_site={site-2: {lr: 0.1}}", "codec.sites={site-3: eden1}"])
+    dotted = experiment(["collect.away.site-1=3-5", "per_site.site-2.lr=0.1", "codec.sites.site-3=eden1"])
+    assert whole.collect.away == dotted.collect.away == {"site-1": "3-5"}
+    assert whole.per_site == dotted.per_site == {"site-2": {"lr": 0.1}}
+    assert whole.codec.sites == dotted.codec.sites == {"site-3": Way("eden1")}
+    assert experiment(["collect={fraction: 0.5, away: {site-1: 3-5}}"]).collect.away == {"site-1": "3-5"}
 
 
 def test_sweeps_expand_lists_and_ranges_but_not_values_that_are_lists() -> None:

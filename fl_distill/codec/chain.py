@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from ..targets import nearest
+from ..targets import close
 
 # A step exists once it is imported.
 from . import classes, codebook, floats, lloydmax, low_rank, ring, rotate, sign, sparse, step, uniform, zstd  # noqa: F401
@@ -74,8 +74,12 @@ def _class(part: str) -> type[Coder]:
     known = words(Coder)  # type: ignore[type-abstract]
     if found and found[1] in known:
         return known[found[1]]
-    names = sorted([*PRESETS, *SOURCES, *known])
-    raise ValueError(f"there is no codec or step {part!r}{nearest(found[1] if found else part, names)[:60]}")
+    if part in PRESETS:
+        raise ValueError(f"{part!r} is a preset, which stands alone; it means {PRESETS[part]!r}: write those steps")
+    names = sorted({*PRESETS, *SOURCES, *known})
+    meant = close(part, names) or close(found[1] if found else part, names)
+    hint = f"did you mean {' or '.join(map(repr, meant))}?" if meant else f"there are {', '.join(names)}"
+    raise ValueError(f"there is no codec or step {part!r}; {hint}")
 
 
 def _made(cls: type[Coder], part: str, *inner: Coder) -> Coder:

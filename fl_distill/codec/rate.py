@@ -25,6 +25,14 @@ _UNITS = {"": 1, "b": 1} | {
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*")
 
 
+class TooFew(ValueError):
+    """Nothing of a kind keeps to a budget; `needed` bytes are the least it can do with."""
+
+    def __init__(self, said: str, needed: int, budget: int) -> None:
+        super().__init__(f"codec {said!r} needs {needed} bytes, more than the budget of {budget}; none is coarser")
+        self.needed = needed
+
+
 def sample(x: Tensor) -> Tensor:
     """At most 65,536 numbers of a vector, at equal distances, so that every layer has its part; contiguous."""
     return x[:: max(1, math.ceil(len(x) / SAMPLE))].contiguous()
@@ -35,17 +43,22 @@ def fitted(said: str, seen: Tensor, numel: int, budget: int) -> str:
 
     Of a chain with `step` the width is found by bisection, from what the numbers `seen` (see `sample`) come to: of a
     large model within a sixth, mostly too short. Where its bytes are then B, ask again with budget^2 / B. Of a chain
-    with bits, the most that surely fit; any other as it is. ValueError where nothing fits, with the least possible.
+    with bits, the most that surely fit; any other as it is. `TooFew` where nothing fits, with the least possible.
     """
     require((whole(budget), f"a budget must be a whole number of bytes >= 1, not {budget!r}"))
     said = PRESETS.get(said.strip(), said)
     if _STEP.search(said):
         return _by_width(said, seen, numel, budget)
-    pattern = re.compile(_BITS.pattern.format("|".join(WITH_BITS)))
+    pattern = _with_bits()
     if pattern.search(said):
         texts = [pattern.sub(rf"\g<1>{bits}", said) for bits in range(8, 0, -1)]
         return _first([text for text in texts if _exists(text)] or [said], lambda text: _bound(text, numel), budget)
     return _first([said], lambda text: _bound(text, numel), budget)
+
+
+def adjustable(said: str) -> bool:
+    """Whether a sentence has a width or bits that `fitted` can choose."""
+    return bool(_STEP.search(said) or _with_bits().search(said))
 
 
 def parse_size(text: str | int) -> int:
@@ -55,6 +68,10 @@ def parse_size(text: str | int) -> int:
     count = round(float(found[1]) * unit) if found and unit else 0
     require((count >= 1, f"a size is a number of bytes such as 200kB, 1.5MB or 64KiB, not {text!r}"))
     return count
+
+
+def _with_bits() -> re.Pattern[str]:
+    return re.compile(_BITS.pattern.format("|".join(WITH_BITS)))
 
 
 def _by_width(said: str, seen: Tensor, numel: int, budget: int) -> str:
@@ -77,7 +94,7 @@ def _first(texts: list[str], size: Callable[[str], int], budget: int) -> str:
     for text in texts:
         if (needed := size(text)) <= budget:
             return text
-    raise ValueError(f"codec {texts[-1]!r} needs {needed} bytes, more than the budget of {budget}; none is coarser")
+    raise TooFew(texts[-1], needed, budget)
 
 
 def _exists(text: str) -> bool:

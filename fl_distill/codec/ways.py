@@ -33,6 +33,8 @@ def way(said: "Way | str | Sequence[str] | Mapping[str, Any]") -> Way:
     """
     if isinstance(said, Way):
         return said
+    if not isinstance(said, str | Sequence | Mapping):
+        raise ValueError(f"expected a preset such as int8, a sentence or a list of steps, not {said!r}")
     if not isinstance(said, Mapping):
         return Way(said if isinstance(said, str) else " ".join(map(str, said)))
     if unknown := said.keys() - {"codec", "bytes_per_round"}:

@@ -34,7 +34,8 @@ from .layout import (
     schema_of_tensors,
 )
 
-STYPE = "fl_distill.codec/1"
+STYPE = "fl_distill.codec/1: this ClientApp needs mods=[fl_distill.mods.quantized]"
+"""What Flower quotes, at the client and at the server, when an app without the mod takes a message for numbers."""
 KEY = "packed"
 MAGIC, VERSION = b"FLDQ", 1
 _HEAD = struct.Struct("<4sBBHQQQQIIIQQQ")

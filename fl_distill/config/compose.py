@@ -1,6 +1,5 @@
 """From a command line of overrides to one resolved configuration, or to every fault in it at once."""
 
-import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,12 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ..errors import ConfigError
 from ..targets import TARGET, nearest
-
-OPEN_MAPS = ("per_site", "models", "collect.away", "codec.sites")
-"""Settings that hold names of the user's own (sites), which no default can list."""
-
-_WAY = re.compile(r"^codec\.(up|down)=(?!\{)")
-"""`codec.up=int8` is short for `codec.up.codec=int8`."""
+from .keys import key_faults, lines, spelled_out
 
 Config = dict[str, Any]
 _BESIDE = "beside"
@@ -39,12 +33,12 @@ def _composed(overrides: tuple[str, ...], config_dir: str | None) -> tuple[Confi
         parsed = [o for o in parsed if o.key_or_group != "hydra.searchpath"]
         faults = _sweep_faults(parsed) + _group_faults(parsed, groups)
         if faults:
-            faults += _key_faults([o for o in parsed if o.key_or_group not in groups], _compose(search))
+            faults += key_faults([o for o in parsed if o.key_or_group not in groups], _compose(search))
             raise ConfigError(faults)
         base = _compose(search + [_line(o) for o in parsed if o.key_or_group in groups])
-        if faults := _key_faults([o for o in parsed if o.key_or_group not in groups], base):
+        if faults := key_faults([o for o in parsed if o.key_or_group not in groups], base):
             raise ConfigError(faults)
-        config = _compose(search + [_opened(o) for o in parsed])
+        config = _compose(search + lines(parsed, base))
         names = _known_models(_model_names(config, faults), groups, faults)
         faults += _idle_faults(parsed, config)
         public = _public_dataset(config.public_dataset, groups, faults)
@@ -106,7 +100,7 @@ def _parse(overrides: Sequence[str]) -> list[Override]:
     parser, parsed, faults = OverridesParser.create(), [], []
     for text in overrides:
         try:
-            parsed.append(parser.parse_override(_WAY.sub(r"codec.\1.codec=", text)))
+            parsed.append(parser.parse_override(text))
         except HydraException as error:
             faults.append(f"cannot read {text!r}: {_first_line(error)}")
     if faults:
@@ -154,35 +148,6 @@ def _group_faults(parsed: Sequence[Override], groups: Mapping[str, list[str]]) -
 def _sweep_faults(parsed: Sequence[Override]) -> list[str]:
     several = [_line(override) for override in parsed if override.is_sweep_override()]
     return [f"{line}: several values make a sweep: add -m, or brackets for a list" for line in several]
-
-
-def _key_faults(parsed: Sequence[Override], base: DictConfig) -> list[str]:
-    known = set(_keys(OmegaConf.to_container(base, resolve=False)))
-    faults = []
-    for override in parsed:
-        key = override.key_or_group
-        free = key.startswith("hydra.") or _inside_open_map(key) or override.is_add() or override.is_force_add()
-        if not free and key not in known:
-            visible = [name for name in known if not name.startswith("hydra")]
-            faults.append(f"{key}: no such setting{nearest(key, visible)}")
-    return faults
-
-
-def _keys(node: Any, prefix: str = "") -> Iterator[str]:
-    if isinstance(node, dict):
-        for key, value in node.items():
-            yield f"{prefix}{key}"
-            yield from _keys(value, f"{prefix}{key}.")
-
-
-def _opened(override: Override) -> str:
-    """The override as Hydra wants it: names of the user's own are added, not looked up."""
-    line = _line(override)
-    return f"++{line}" if _inside_open_map(override.key_or_group) and not line.startswith(("+", "~")) else line
-
-
-def _inside_open_map(key: str) -> bool:
-    return key.startswith(tuple(f"{name}." for name in OPEN_MAPS))
 
 
 def _model_names(config: DictConfig, faults: list[str]) -> list[str]:
@@ -260,7 +225,7 @@ def _plain(config: DictConfig, specs: Config, public: Any) -> tuple[Config, Conf
         )
     except OmegaConfBaseException as error:
         raise ConfigError(_first_line(error)) from error
-    result: Config = dict(plain)  # type: ignore[arg-type]
+    result: Config = dict(spelled_out(plain))
     groups = ("strategy", "dataset", "partition", "experiment", "model")
     result["names"] = names = {group: hydra.runtime.choices.get(group) for group in groups}
     if mix := result["model"].get("mix") if isinstance(result["model"], dict) else None:

@@ -1,6 +1,7 @@
 """Composed configuration -> typed experiment, with every fault found in one go."""
 
 from collections.abc import Callable, Mapping, Sequence
+from inspect import signature
 from typing import Any, TypeVar
 
 from ..codec.ways import Codecs
@@ -37,7 +38,7 @@ def typed(config: Mapping[str, Any]) -> schema.Experiment:
             ("codec", Codecs),
         )
     }
-    faults += _component_faults(config)
+    faults += _component_faults(config, parts["codec"])
     faults += _site_faults(config) if isinstance(config["local"], Mapping) else []
     faults += _stop_faults(parts)
     try:
@@ -62,6 +63,10 @@ def _part(name: str, kind: Callable[..., T], values: Any, faults: list[str]) -> 
     if not isinstance(values, Mapping):
         faults.append(f"{name} must hold settings, not {values!r}: set one of them, such as {name}.…=…")
         return None
+    known = signature(kind).parameters
+    if unknown := [f"{name}.{key}: no such setting{nearest(key, known)}" for key in values if key not in known]:
+        faults += unknown
+        return None
     try:
         return kind(**values)
     except ValueError as error:
@@ -71,7 +76,7 @@ def _part(name: str, kind: Callable[..., T], values: Any, faults: list[str]) -> 
     return None
 
 
-def _component_faults(config: Mapping[str, Any]) -> list[str]:
+def _component_faults(config: Mapping[str, Any], codecs: Codecs | None) -> list[str]:
     faults: list[str] = []
     strategy = None
     for name in ("strategy", "dataset", "partition"):
@@ -102,6 +107,8 @@ def _component_faults(config: Mapping[str, Any]) -> list[str]:
             f"quantized_model has no effect: with strategy={config['names']['strategy']} sites receive no model; "
             "use fedavg, fedprox, fedsgd or feddf, or `fl-distill export` after the run"
         )
+    if strategy is not None and codecs is not None:
+        faults += _idle_codecs(config["names"]["strategy"], strategy.idle_ways, codecs)
     if config["public_dataset"]:
         faults += _spec_faults("public_dataset", config["public_dataset"])
     in_use = {str(name) for name in _names_in_use(config)}
@@ -111,6 +118,18 @@ def _component_faults(config: Mapping[str, Any]) -> list[str]:
             f"{', '.join(sorted(in_use))}: use one model, or a strategy that mixes: local, fedmd, feddf and others"
         )
     return faults
+
+
+def _idle_codecs(strategy: str, idle: Mapping[str, str], codecs: Codecs) -> list[str]:
+    """A codec that was asked for where the strategy sends nothing that it could shorten."""
+    asked = {"up": [("codec.up", codecs.up)], "down": [("codec.down", codecs.down)]}
+    asked["up"] += [(f"codec.sites.{site}", own) for site, own in codecs.sites.items()]
+    return [
+        f"{setting} has no effect with strategy={strategy}: {why}; leave {setting} out"
+        for direction, why in idle.items()
+        for setting, way in asked[direction]
+        if way.chain is not None
+    ]
 
 
 def _spec_faults(name: str, spec: Mapping[str, Any]) -> list[str]:
