@@ -62,7 +62,7 @@ def federate(
     shared_public = _shared(source.train, open_rows, owners, names)
     if public_source is not None:
         shared_public = _foreign(public_source, source, _evenly(len(public_source.train), public_examples, seed))
-    encode = source.encoder.fit(source.train.x, [part.train for part in parts])
+    encode = source.encoder.fit(source.train.x, [part.train for part in parts], shared_public.rows.x)
     first = encode(source.train.x[:1], torch.tensor([-1]))
     return Federation(
         names=names,

@@ -11,7 +11,7 @@ import torch
 from fl_distill.data.augment import Augment, as_augment
 from fl_distill.data.cells import Frame, category, codes, levels, numbers, read_csv
 from fl_distill.data.checks import as_names, check_path
-from fl_distill.data.columns import STANDARDISE, Columns
+from fl_distill.data.columns import STANDARDISE, Columns, gaps
 from fl_distill.data.moments import Column
 from fl_distill.data.types import Source, Split
 from fl_distill.errors import DataError
@@ -30,7 +30,8 @@ class Table:
     threshold: class 1 where target > threshold, else 0; or labels: a map target value -> class name; else
     every value of the target is a class. classes: names of the classes, in the order of their values.
     missing: cells that mean "not known"; zero_missing: numeric columns where 0 means it too.
-    standardise: numbers by each site's own statistics (site), by all sites' together (federated), or none.
+    standardise: numbers by each site's own statistics (site), by all sites' together (federated), by those of
+    the public rows, which everybody holds (public), or none.
     """
 
     path: str | Sequence[str]
@@ -86,8 +87,7 @@ class Table:
         known = {name: self._levels(frames, name) for name in self.categorical or ()}
         x = self._features(frames, numeric, known)
         y, classes = self._target(frames)
-        gaps = np.flatnonzero(np.isnan(x).any(axis=0))
-        encoder = Columns(numeric, tuple(known.values()), tuple(map(int, gaps)), self.standardise)
+        encoder = Columns(numeric, tuple(known.values()), gaps(torch.from_numpy(x)), self.standardise)
         owners = tuple(file.stem for file, frame in zip(files, frames, strict=True) for _ in range(len(frame)))
         return Source(
             train=Split(torch.from_numpy(x), torch.from_numpy(y)),
@@ -140,7 +140,7 @@ class Table:
         } | {name: [codes(frame, name, known[name], self._missing) for frame in frames] for name in known}
         joined = {name: np.concatenate(parts) for name, parts in columns.items()}
         empty = [name for name, values in joined.items() if np.isnan(values).all()]
-        if empty:
+        if empty and self.standardise != "public":  # then the public rows must tell, and one site need not
             raise DataError(
                 f"{', '.join(frame.file for frame in frames)}: expected values in column '{empty[0]}', "
                 "found only missing cells in every row of every file; "

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fl_distill.data.augment import Augment, as_augment
 from fl_distill.data.checks import as_names, check_path
-from fl_distill.data.columns import STANDARDISE, Columns
+from fl_distill.data.columns import STANDARDISE, Columns, gaps
 from fl_distill.data.pixels import PerChannel, Pixels, per_channel
 from fl_distill.data.types import Encoder, Source, Split
 from fl_distill.errors import DataError
@@ -26,7 +26,8 @@ class TensorFile:
 
     `y` (N), int64, holds classes, named by `classes`, else by their numbers; without it all rows are of one
     class. There is no test split. `mean` and `std` are for images; in tables NaN is a missing value, columns
-    are called 0, 1, 2, … and `standardise` is by each site's statistics (site), by all sites' (federated), or none.
+    are called 0, 1, 2, … and `standardise` is by each site's statistics (site), by all sites' (federated), by the
+    public rows' (public), or none.
     """
 
     path: str
@@ -86,8 +87,7 @@ class TensorFile:
         return encoder
 
     def _columns(self, x: Tensor) -> Encoder:
-        gaps = x.isnan().any(dim=0).nonzero().flatten().tolist()
-        return Columns(tuple(map(str, range(x.shape[1]))), (), tuple(gaps), self.standardise)
+        return Columns(tuple(map(str, range(x.shape[1]))), (), gaps(x), self.standardise)
 
 
 def _read(file: Path) -> dict[str, Tensor]:

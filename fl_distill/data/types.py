@@ -17,8 +17,11 @@ Encode = Callable[[Tensor, Tensor], Tensor]
 class Encoder(Protocol):
     """How the stored rows of a source become what a model reads."""
 
-    def fit(self, x: Tensor, parts: Sequence[Tensor]) -> Encode:
-        """The encoding, fitted to `parts`: for each site, the indices into `x` of its training rows."""
+    def fit(self, x: Tensor, parts: Sequence[Tensor], public: Tensor) -> Encode:
+        """The encoding, fitted to `parts`: for each site, the indices into `x` of its training rows.
+
+        `public` (P, …) are the stored rows of the public set, which every participant holds.
+        """
         ...
 
 
