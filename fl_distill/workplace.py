@@ -57,6 +57,8 @@ class Workplace:
             public=e.public,
             public_source=call(e.public_dataset).load() if e.public_dataset else None,
             public_examples=e.public_examples,
+            public_labels=e.public_labels,
+            test_source=call(e.test_dataset).load() if e.test_dataset else None,
         )
 
     @cached_property
