@@ -10,7 +10,7 @@ import torch
 
 from fl_distill.data.augment import Augment, as_augment
 from fl_distill.data.cells import Frame, category, codes, levels, numbers, read_csv
-from fl_distill.data.checks import as_names, check_path
+from fl_distill.data.checks import as_names, check_declared, check_path
 from fl_distill.data.columns import STANDARDISE, Columns, gaps
 from fl_distill.data.moments import Column
 from fl_distill.data.types import Source, Split
@@ -98,6 +98,24 @@ class Table:
             image=False,
         )
 
+    def form(self) -> Source:
+        """No row, of the form that the settings declare; DataError for settings that are left to the files."""
+        named = self.categorical or ()
+        known = dict(named) if isinstance(named, Mapping) else dict.fromkeys(named)
+        classes, kind = self._declared_classes, "labels (or dataset.threshold)"
+        check_declared(**{"numeric": self.numeric, kind: classes}, **{f"categorical.{k}": v for k, v in known.items()})
+        numeric = tuple(self.numeric or ())
+        encoder = Columns(numeric, tuple(_declared(values or ()) for values in known.values()), (), self.standardise)
+        x = torch.empty((0, len(numeric) + len(known)), dtype=torch.float64)
+        return Source(Split(x, torch.empty(0, dtype=torch.int64)), None, classes or (), encoder, image=False)
+
+    @property
+    def _declared_classes(self) -> Names | None:
+        """The classes that do not depend on the values found; None where they do."""
+        if self.threshold is not None:
+            return tuple(self.classes or ("0", "1"))
+        return None if self.labels is None else tuple(dict.fromkeys(str(name) for name in self.labels.values()))
+
     def _per_site(self) -> bool:
         return not isinstance(self.path, str) or Path(self.path).expanduser().is_dir()
 
@@ -126,7 +144,7 @@ class Table:
     def _levels(self, frames: Sequence[Frame], name: str) -> Names:
         declared = self.categorical.get(name) if isinstance(self.categorical, Mapping) else None
         if declared is not None:
-            return tuple(category(str(level)) for level in declared)
+            return _declared(declared)
         return levels(frames, name, self._missing)
 
     @property
@@ -175,3 +193,7 @@ class Table:
                 "correct dataset.classes or set dataset.labels"
             )
         return found, names
+
+
+def _declared(values: Sequence[Any]) -> Names:
+    return tuple(category(str(value)) for value in values)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Protocol, final
+from typing import Protocol, final, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -58,6 +58,15 @@ class Source:
     test_owners: tuple[str, ...] | None = None
     image: bool = True
     augment: Augment = field(default_factory=Augment)
+
+
+@runtime_checkable
+class Declares(Protocol):
+    """A dataset that knows the form of its rows from its settings alone."""
+
+    def form(self) -> Source:
+        """A source without rows; DataError for each setting that is left to the rows."""
+        ...
 
 
 @final
