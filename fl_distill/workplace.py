@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from .config import Experiment, typed
 from .data.federate import federate
+from .data.participant import alone, form_of
 from .data.types import Federation, Site
 from .errors import ConfigError
 from .models.build import build, faults
@@ -68,19 +69,23 @@ class Workplace:
 
     @cached_property
     def federation(self) -> Federation:
-        """All sites' data, the shared test set and the public set."""
+        """The data that is here: all sites', or one participant's own; the shared test set and the public set."""
         e = self.experiment
-        return federate(
-            call(e.dataset).load(),
-            call(e.partition),
-            sites=e.sites,
+        view = partial(
+            federate if self._participant is None else alone,
             seed=e.seed,
             validation=e.split.validation,
             test=e.split.test,
             public=e.public,
             public_source=call(e.public_dataset).load() if e.public_dataset else None,
             public_examples=e.public_examples,
+            public_labels=e.public_labels,
+            test_source=call(e.test_dataset).load() if e.test_dataset else None,
         )
+        dataset = call(e.dataset)
+        if self._participant is None:
+            return view(dataset.load(), call(e.partition), sites=e.sites)
+        return view(form_of(dataset), (self._participant, dataset.load()) if self._participant else None)
 
     @cached_property
     def strategy(self) -> SiteStrategy:

@@ -104,6 +104,14 @@ def test_impossible_values_come_together() -> None:
         (["strategy=cross_silo", "strategy.teachers_learn=false", "codec.down=int8"], "sites receive nothing"),
         (["collect.away.site-1=soon"], "away.site-1 must be rounds like 3, 3-5"),
         (["public_dataset=cifra10"], "public_dataset: 'cifra10' is no data set; did you mean 'cifar10'?"),
+        (["test_dataset=cifra10"], "test_dataset: 'cifra10' is no data set; did you mean 'cifar10'?"),
+        (["test_dataset=a.csv"], "test_dataset=a.csv: a CSV file is read with the dataset's own settings, and this"),
+        (["public_dataset=a.csv"], "public_dataset=a.csv: a CSV file is read with the dataset's own settings, and"),
+        (["test_dataset={_target_: no.such.set}"], "test_dataset: cannot import 'no.such.set'"),
+        (
+            ["dataset=heart_disease", "dataset.standardise=public", "public=0", "strategy=fedavg"],
+            "dataset.standardise=public scales by the public rows: set public > 0, or public_dataset",
+        ),
         (["strategy=cfd", "strategy.bits_up=9"], "bits_up is 16 or 32; 1 to 8 pack, not 9"),
         (["strategy.bits=8"], "16 or 32; exchange=probabilities allows 1 to 8, not 8"),
         (["strategy=dsfl", "strategy.server_model=cnnn"], "'cnnn' is no model; did you mean 'cnn'"),
@@ -120,6 +128,33 @@ def test_impossible_values_come_together() -> None:
 )
 def test_each_fault_has_its_sentence(overrides: list[str], sentence: str) -> None:
     assert any(sentence in fault for fault in faults(*overrides))
+
+
+def test_data_from_elsewhere_is_at_fault_as_a_whole() -> None:
+    found = faults("dataset=mnist", "public_dataset=p.csv", "test_dataset=cifra10")
+    assert [fault.partition("=")[0].partition(":")[0] for fault in found] == ["public_dataset", "test_dataset"]
+
+
+def test_files_from_elsewhere_are_read_with_the_settings_of_the_dataset() -> None:
+    words = ["dataset=heart_disease", "dataset.standardise=public", "test_dataset=/x/test.csv"]
+    found = experiment([*words, "public_dataset=/x/public.csv"])
+    assert found.test_dataset == {**found.dataset, "path": "/x/test.csv"}
+    assert found.public_dataset == {**found.dataset, "path": "/x/public.csv"}
+    assert found.public_labels
+    assert not experiment([*words, "public_dataset=/x/public.safetensors"]).public_labels
+    assert not experiment(words).public_labels
+    images = experiment(["dataset=cifar10", "test_dataset=/x/t.safetensors", "public_dataset=/x/p.safetensors"])
+    assert images.test_dataset is not None
+    assert images.test_dataset["classes"] == images.dataset["classes"]
+    assert images.public_dataset == {"_target_": "fl_distill.data.sources.TensorFile", "path": "/x/p.safetensors"}
+
+
+def test_two_data_sets_from_elsewhere_compose_beside_the_chosen_one() -> None:
+    found = experiment(["dataset=digits", "partition=iid", "public_dataset=heart_disease", "test_dataset=mnist"])
+    alone = {name: experiment([f"dataset={name}"]).dataset for name in ("heart_disease", "mnist")}
+    assert found.public_dataset == alone["heart_disease"]
+    assert found.test_dataset == alone["mnist"]
+    assert found.raw["names"]["partition"] == "iid"
 
 
 def test_a_bad_command_line_exits_with_2_and_names_every_fault(capsys: pytest.CaptureFixture[str]) -> None:

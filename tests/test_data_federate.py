@@ -115,7 +115,7 @@ def test_splits_are_ready_for_a_model() -> None:
 
 def test_pixels_are_converted_as_written() -> None:
     x = torch.arange(0, 24, dtype=torch.uint8).view(2, 3, 2, 2)
-    encode = Pixels(mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7), scale=16.0).fit(x, [])
+    encode = Pixels(mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7), scale=16.0).fit(x, [], x)
     mean, std = np.array([0.1, 0.2, 0.3]).reshape(3, 1, 1), np.array([0.5, 0.6, 0.7]).reshape(3, 1, 1)
     reference = (x.numpy() / 16.0 - mean) / std
     np.testing.assert_allclose(encode(x, torch.zeros(2)).numpy(), reference, rtol=1e-5, atol=1e-6)

@@ -143,7 +143,7 @@ def test_images_that_fit_are_taken_as_they_are_and_encoded_as_the_dataset_is() -
 
 def test_an_encoder_that_names_no_scale_stores_up_to_255() -> None:
     class Plain:
-        def fit(self, x: Tensor, parts: Any) -> Any:
+        def fit(self, x: Tensor, parts: Any, public: Tensor) -> Any:
             return lambda rows, who: rows.float()
 
     home = replace(images(noise(1, 1, 4, 4)), encoder=Plain())

@@ -57,6 +57,9 @@ def test_a_constant_column_has_no_deviation_whatever_rounding_says() -> None:
     assert found.std().tolist() == [0.0, 0.0]
 
 
+PUBLIC = np.array([20, 21, 22, 23])
+
+
 def encoded(standardise: str) -> tuple[np.ndarray, list[np.ndarray], Callable[..., np.ndarray]]:
     rng = np.random.default_rng(0)
     x = np.concatenate([rng.normal(5, 3, (30, 2)), rng.integers(0, 3, (30, 1)).astype(float)], axis=1)
@@ -65,7 +68,7 @@ def encoded(standardise: str) -> tuple[np.ndarray, list[np.ndarray], Callable[..
     x[10:20, 0] = 7.0  # the second site always writes the same number in the first
     parts = [np.arange(0, 8), np.arange(10, 18), np.arange(20, 30)]
     encode = Columns(("a", "b"), (("x", "y", "z"),), (0, 2), standardise).fit(
-        torch.from_numpy(x), [torch.from_numpy(part) for part in parts]
+        torch.from_numpy(x), [torch.from_numpy(part) for part in parts], torch.from_numpy(x[PUBLIC])
     )
     return (
         x,
@@ -74,14 +77,16 @@ def encoded(standardise: str) -> tuple[np.ndarray, list[np.ndarray], Callable[..
     )
 
 
-@pytest.mark.parametrize("standardise", ["site", "federated", "none"])
+@pytest.mark.parametrize("standardise", ["site", "federated", "public", "none"])
 def test_encoded_rows_equal_the_numpy_reference(standardise: str) -> None:
     x, parts, encode = encoded(standardise)
     everyone = np.concatenate(parts)
     for who in (0, 1, 2, -1):
         rows = np.arange(30)
         own = everyone if standardise == "federated" or who == -1 else parts[who]
-        reference = np.zeros((30, 7))
+        own = PUBLIC if standardise == "public" else own
+        flagged = np.flatnonzero(np.isnan(x[PUBLIC]).any(axis=0)) if standardise == "public" else [0, 2]
+        reference = np.zeros((30, 5 + len(flagged)))
         for column in range(2):
             pooled, here = x[everyone, column], x[own, column]
             known = here[~np.isnan(here)]
@@ -92,8 +97,21 @@ def test_encoded_rows_equal_the_numpy_reference(standardise: str) -> None:
             reference[:, column] = np.nan_to_num((x[:, column] - mean) / std)
         for level in range(3):
             reference[:, 2 + level] = x[:, 2] == level
-        reference[:, 5], reference[:, 6] = np.isnan(x[:, 0]), np.isnan(x[:, 2])
+        reference[:, 5:] = np.isnan(x[:, flagged])
         np.testing.assert_allclose(encode(rows, who), reference, rtol=1e-5, atol=1e-6)
+
+
+def test_public_rows_must_be_there_and_tell_of_every_number(tmp_path: Path) -> None:
+    x, columns = torch.tensor([[1.0, torch.nan], [2.0, torch.nan]]), Columns(("age", "dose"), (), (), "public")
+    with pytest.raises(DataError, match=r"expected public rows .* found none; set public > 0 or public_dataset"):
+        columns.fit(x, [], x[:0])
+    with pytest.raises(DataError, match=r"expected values in column 'dose' of the public rows"):
+        columns.fit(x, [], x)
+    source = table(tmp_path, "age,ward,ill\n" + "".join(f"{n},A,{n % 2}\n" for n in range(40)), standardise="public")
+    federation = federate(source.load(), Iid(), sites=2, **PLAIN)
+    assert abs(float(federation.public.x[:, 0].mean())) < 1e-6
+    with pytest.raises(DataError, match="standardise=public"):
+        federate(source.load(), Iid(), sites=2, **PLAIN | {"public": 0})
 
 
 def test_a_small_file_by_hand(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ..errors import ConfigError
 from ..targets import TARGET, nearest
+from .elsewhere import SETTINGS, elsewhere
 from .keys import key_faults, lines, spelled_out
 
 Config = dict[str, Any]
@@ -41,10 +42,10 @@ def _composed(overrides: tuple[str, ...], config_dir: str | None) -> tuple[Confi
         config = _compose(search + lines(parsed, base))
         names = _known_models(_model_names(config, faults), groups, faults)
         faults += _idle_faults(parsed, config)
-        public = _public_dataset(config.public_dataset, groups, faults)
+        found = {name: elsewhere(name, config, groups["dataset"], faults) for name in SETTINGS}
         if faults:
             raise ConfigError(faults)
-        return _plain(config, *_beside(names, public, search))
+        return _plain(config, *_beside(names, found, search))
 
 
 def composed(overrides: Sequence[str], config_dir: str | None = None) -> tuple[Config, Config]:
@@ -185,21 +186,11 @@ def _idle_faults(parsed: Sequence[Override], config: DictConfig) -> list[str]:
     return faults
 
 
-def _public_dataset(chosen: Any, groups: Mapping[str, list[str]], faults: list[str]) -> str | Mapping[str, Any] | None:
-    """Where public examples come from: a data set of the group, a safetensors file, or settings of the user's own."""
-    if chosen is None or isinstance(chosen, DictConfig):
-        return chosen
-    if str(chosen).endswith(".safetensors"):
-        return {TARGET: "fl_distill.data.sources.TensorFile", "path": str(chosen)}
-    if chosen not in groups["dataset"]:
-        faults.append(f"public_dataset: {chosen!r} is no data set{nearest(str(chosen), groups['dataset'])}")
-    return str(chosen)
-
-
-def _beside(names: Sequence[str], public: Any, search: Sequence[str]) -> tuple[Config, Any]:
-    """The settings of models and of a public data set that are in use beside the chosen ones, in one composition."""
+def _beside(names: Sequence[str], found: Config, search: Sequence[str]) -> tuple[Config, Config]:
+    """The settings of models and of other data sets that are in use beside the chosen ones, in one composition."""
     lines = [f"+model@{_BESIDE}.model_{at}={name}" for at, name in enumerate(names)]
-    lines += [f"+dataset@{_BESIDE}.dataset={public}"] if isinstance(public, str) else []
+    named = {setting: chosen for setting, chosen in found.items() if isinstance(chosen, str)}
+    lines += [f"+dataset@{_BESIDE}.{setting}={chosen}" for setting, chosen in named.items()]
     whole = _compose([*search, *lines]) if lines else DictConfig({})
     OmegaConf.set_struct(whole, False)
 
@@ -210,12 +201,12 @@ def _beside(names: Sequence[str], public: Any, search: Sequence[str]) -> tuple[C
 
     try:
         specs = {name: alone("model", f"model_{at}") for at, name in enumerate(names)}
-        return specs, alone("dataset", "dataset") if isinstance(public, str) else public
+        return specs, {**found, **{setting: alone("dataset", setting) for setting in named}}
     except OmegaConfBaseException as error:
         raise ConfigError(_first_line(error)) from error
 
 
-def _plain(config: DictConfig, specs: Config, public: Any) -> tuple[Config, Config]:
+def _plain(config: DictConfig, specs: Config, found: Config) -> tuple[Config, Config]:
     hydra = config.hydra
     OmegaConf.set_readonly(hydra, False)
     try:
@@ -232,10 +223,7 @@ def _plain(config: DictConfig, specs: Config, public: Any) -> tuple[Config, Conf
         result |= {"models": result["models"] or mix, "model": specs.get(mix[0], {})}
         names["model"] = mix[0]
     result["model_specs"] = {names["model"]: result["model"], **specs}
-    result["public_dataset"] = (
-        OmegaConf.to_container(public, resolve=True) if isinstance(public, DictConfig) else public
-    )
-    return result, run
+    return result | found, run
 
 
 def _first_line(error: Exception) -> str:

@@ -45,6 +45,7 @@ def typed(config: Mapping[str, Any]) -> schema.Experiment:
         whole = schema.Experiment(
             **{name: config[name] for name in ("strategy", "dataset", "partition", "sites", "rounds", "seed")},
             **{name: config[name] for name in ("public", "public_dataset", "public_examples", "log")},
+            test_dataset=config.get("test_dataset"),
             quantized_model=config.get("quantized_model"),
             per_site=config.get("per_site") or {},
             models=_assigned(config),
@@ -109,8 +110,7 @@ def _component_faults(config: Mapping[str, Any], codecs: Codecs | None) -> list[
         )
     if strategy is not None and codecs is not None:
         faults += _idle_codecs(config["names"]["strategy"], strategy.idle_ways, codecs)
-    if config["public_dataset"]:
-        faults += _spec_faults("public_dataset", config["public_dataset"])
+    faults += _elsewhere_faults(config)
     in_use = {str(name) for name in _names_in_use(config)}
     if len(in_use) > 1 and strategy is not None and not strategy.mixes:
         faults.append(
@@ -130,6 +130,19 @@ def _idle_codecs(strategy: str, idle: Mapping[str, str], codecs: Codecs) -> list
         for setting, way in asked[direction]
         if way.chain is not None
     ]
+
+
+def _elsewhere_faults(config: Mapping[str, Any]) -> list[str]:
+    """Faults of what comes from elsewhere, and of settings that need some of it."""
+    faults: list[str] = []
+    for name in ("public_dataset", "test_dataset"):
+        if config.get(name):
+            faults += _spec_faults(name, config[name])
+    dataset = config["dataset"]
+    scaled = isinstance(dataset, Mapping) and dataset.get("standardise") == "public"
+    if scaled and config["public"] == 0 and not config["public_dataset"]:
+        faults.append("dataset.standardise=public scales by the public rows: set public > 0, or public_dataset")
+    return faults
 
 
 def _spec_faults(name: str, spec: Mapping[str, Any]) -> list[str]:

@@ -186,6 +186,7 @@ class Experiment:
     public: float = 0.1
     public_dataset: Spec | None = None
     public_examples: int | None = None
+    test_dataset: Spec | None = None
     local: Settings = field(default_factory=Settings)
     per_site: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     split: Split = field(default_factory=Split)
@@ -213,6 +214,11 @@ class Experiment:
             ),
             (self.log in LOGS, f"log is one of {', '.join(LOGS)}, not {self.log!r}"),
         )
+
+    @property
+    def public_labels(self) -> bool:
+        """Whether the public set from elsewhere keeps its labels: it is read with the dataset's own settings."""
+        return self.public_dataset is not None and {**self.public_dataset, "path": ""} == {**self.dataset, "path": ""}
 
     def settings(self, site: str) -> Settings:
         """The local settings of a site: `local`, changed by `per_site`."""

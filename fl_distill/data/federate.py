@@ -7,8 +7,8 @@ import numpy.typing as npt
 import torch
 
 from fl_distill.checks import whole
-from fl_distill.data.foreign import adopt
 from fl_distill.data.partitions import Owners, Partition, Rows
+from fl_distill.data.shared import adopted_public, adopted_test, evenly
 from fl_distill.data.types import Federation, Parts, Shared, Source, Split
 from fl_distill.errors import DataError
 from fl_distill.seeds import derive
@@ -28,6 +28,8 @@ def federate(
     public: float,
     public_source: Source | None = None,
     public_examples: int | None = None,
+    public_labels: bool = False,
+    test_source: Source | None = None,
 ) -> Federation:
     """Deal `source` to sites: shared test set, then public set, then the sites' parts; no row twice.
 
@@ -35,34 +37,38 @@ def federate(
     rounded down, so every site keeps a row to train on. Same seed, same federation.
 
     With a `public_source` its training rows are the public set, brought to the form of `source`; all its labels
-    are -1, because its classes are others. `public` has no say then, and the sites keep all rows. Whether the
-    two sources share examples is not checked. `public_examples` is the most rows that the public set may have,
-    drawn evenly over it.
+    are -1, because its classes are others, unless `public_labels` says that they are the same. `public` has no say
+    then, and the sites keep all rows. `public_examples` is the most rows that the public set may have, drawn evenly
+    over it. With a `test_source` its test split, else all its rows, are the test set, brought to the form of
+    `source` too, and no row is held out for that; its classes must be the dataset's. Whether sources share
+    examples is not checked.
     """
-    _check(public_examples, validation=validation, test=test, public=public)
+    check(public_examples, validation=validation, test=test, public=public)
     labels, owners = source.train.y.numpy(), source.owners
     pool: Rows = np.arange(len(labels))
     held = pool[:0]
-    if source.test is None:
+    if source.test is None and test_source is None:
         held, pool = _hold_out(pool, labels, owners, HELD_OUT, derive(seed, "data", "test"))
     open_rows = pool[:0]
     if public_source is None:
         open_rows, _ = _hold_out(pool, labels, owners, public, derive(seed, "data", "public"))
-        open_rows = open_rows[_evenly(len(open_rows), public_examples, seed)]
+        open_rows = open_rows[evenly(len(open_rows), public_examples, seed)]
         pool = np.setdiff1d(pool, open_rows)
     left = None if owners is None else tuple(owners[row] for row in pool)
     dealt = [pool[part] for part in partition(labels[pool], left, sites, derive(seed, "data", "partition"))]
-    names = _names(dealt, owners)
-    parts = tuple(
-        _divide(rows, validation, test, derive(seed, "data", "site", index)) for index, rows in enumerate(dealt)
-    )
+    natural = _natural(dealt, owners)
+    names = natural or _numbered(len(dealt))
+    streams: Sequence[str | int] = natural or range(len(dealt))
+    parts = tuple(divide(rows, validation, test, seed, stream) for rows, stream in zip(dealt, streams, strict=True))
     shared = _shared(source.train, held, owners, names)
-    if source.test is not None:
+    if test_source is not None:
+        shared = adopted_test(test_source, source)
+    elif source.test is not None:
         shared = Shared(source.test, _who(source.test_owners, len(source.test), names))
     shared_public = _shared(source.train, open_rows, owners, names)
     if public_source is not None:
-        shared_public = _foreign(public_source, source, _evenly(len(public_source.train), public_examples, seed))
-    encode = source.encoder.fit(source.train.x, [part.train for part in parts])
+        shared_public = adopted_public(public_source, source, public_examples, seed, labels=public_labels)
+    encode = source.encoder.fit(source.train.x, [part.train for part in parts], shared_public.rows.x)
     first = encode(source.train.x[:1], torch.tensor([-1]))
     return Federation(
         names=names,
@@ -78,7 +84,7 @@ def federate(
     )
 
 
-def _check(public_examples: int | None, **fractions: float) -> None:
+def check(public_examples: int | None, **fractions: float) -> None:
     """DataError with every number that cannot be."""
     faults = [
         f"{name} must be a fraction from 0 up to, not including, 1, got {value!r}"
@@ -111,40 +117,33 @@ def _hold_out(pool: Rows, labels: Rows, owners: Owners, fraction: float, seed: i
     return taken, np.setdiff1d(pool, taken)
 
 
-def _evenly(count: int, most: int | None, seed: int) -> Rows:
-    """At most `most` of the rows 0 … count - 1, ascending: one drawn from each of `most` equal stretches."""
-    if most is None or count <= most:
-        return np.arange(count)
-    edges = np.arange(most + 1) * count // most
-    return np.random.default_rng(derive(seed, "data", "public", "examples")).integers(edges[:-1], edges[1:])
-
-
-def _foreign(guest: Source, home: Source, rows: Rows) -> Shared:
-    x = adopt(guest, home, torch.from_numpy(rows))
-    nobody = torch.full((len(x),), -1)
-    return Shared(Split(x, nobody), nobody)
-
-
 def _codes(owners: Owners, count: int) -> npt.NDArray[np.int64]:
     if owners is None:
         return np.zeros(count, dtype=np.int64)
     return np.unique(np.array(owners), return_inverse=True)[1].astype(np.int64)
 
 
-def _names(dealt: Sequence[Rows], owners: Owners) -> tuple[str, ...]:
-    """The owners' names where each site holds one owner's rows and no owner has two sites, else numbers."""
+def _natural(dealt: Sequence[Rows], owners: Owners) -> tuple[str, ...]:
+    """The owners' names where each site holds one owner's rows and no owner has two sites, else none."""
     if owners is not None:
         held = [{owners[row] for row in rows} for rows in dealt]
         names = [next(iter(group)) for group in held if len(group) == 1]
         if len(names) == len(set(names)) == len(dealt):
             return tuple(names)
-    width = len(str(len(dealt) - 1))
-    return tuple(f"site-{index:0{width}d}" for index in range(len(dealt)))
+    return ()
 
 
-def _divide(rows: Rows, validation: float, test: float, seed: int) -> Parts:
-    """A site's rows in random order: first validation, then test, the rest to train on."""
-    order = torch.from_numpy(np.random.default_rng(seed).permutation(rows))
+def _numbered(count: int) -> tuple[str, ...]:
+    width = len(str(count - 1))
+    return tuple(f"site-{index:0{width}d}" for index in range(count))
+
+
+def divide(rows: Rows, validation: float, test: float, seed: int, site: str | int) -> Parts:
+    """A site's rows in random order: first validation, then test, the rest to train on.
+
+    The order depends on `seed` and `site`: a name of the site's own, which it has wherever it is, else its number.
+    """
+    order = torch.from_numpy(np.random.default_rng(derive(seed, "data", "site", site)).permutation(rows))
     checked, tested = int(len(rows) * validation), int(len(rows) * test)
     return Parts(train=order[checked + tested :], validation=order[:checked], test=order[checked : checked + tested])
 

@@ -9,9 +9,9 @@ import torch
 
 from fl_distill.data import cache
 from fl_distill.data.augment import Augment, as_augment
-from fl_distill.data.checks import check_path
+from fl_distill.data.checks import as_names, check_path
 from fl_distill.data.decode import decode
-from fl_distill.data.images import Decoded, Size, as_size, check_channels, remembered
+from fl_distill.data.images import Decoded, Size, as_size, check_channels, no_images, remembered
 from fl_distill.data.pixels import PerChannel, Pixels, per_channel
 from fl_distill.data.types import Source, Split
 from fl_distill.errors import DataError
@@ -25,7 +25,8 @@ class ImageFolder:
     """`path/train/<class>/*` with `path/test/<class>/*`, or `path/<class>/*` without a test split.
 
     All images are brought to `size` (one number or height and width) and to `channels` (1 or 3; null: as
-    the first image).
+    the first image). Without `classes` every folder is a class, and needs images; with them a class may lack
+    its folder.
     """
 
     path: str
@@ -33,12 +34,15 @@ class ImageFolder:
     channels: int | None = None
     mean: PerChannel = 0.5
     std: PerChannel = 0.5
+    classes: Sequence[str] | None = None
     augment: Augment | Mapping[str, Any] = field(default_factory=Augment)
 
     def __post_init__(self) -> None:
         check_path(self.path)
         if self.size is None:
             raise ValueError("size must be one whole number of pixels or [height, width], got null")
+        if self.classes is not None:
+            object.__setattr__(self, "classes", as_names(self.classes, "classes"))
         as_size(self.size)
         as_augment(self.augment)
         check_channels(self.channels)
@@ -48,15 +52,20 @@ class ImageFolder:
         """Every image, from the cache when the files have not changed since they were last decoded."""
         root = Path(self.path).expanduser()
         train = root / "train" if (root / "train").is_dir() else root
-        classes = _class_names(train)
-        files = {"train": _files(train, classes)}
+        classes = _class_names(train) if self.classes is None else tuple(self.classes)
+        files = {"train": _files(train, classes, self.classes is not None)}
         if train != root and (root / "test").is_dir():
-            files["test"] = _files(root / "test", classes)
+            files["test"] = _files(root / "test", classes, self.classes is not None)
         states = cache.fingerprint([file for split in files.values() for file, _ in split], root)
-        name = cache.key("folder", root.resolve(), states, as_size(self.size), self.channels)
+        name = cache.key("folder", root.resolve(), states, as_size(self.size), self.channels, self.classes)
         train_split, test_split, _ = remembered(name, lambda: self._decode(files, classes))
         encoder = Pixels(per_channel(self.mean, "mean"), per_channel(self.std, "std"))
         return Source(train_split, test_split, classes, encoder, augment=as_augment(self.augment))
+
+    def form(self) -> Source:
+        """No row, of the form that the settings declare; DataError for settings that are left to the files."""
+        encoder = Pixels(per_channel(self.mean, "mean"), per_channel(self.std, "std"))
+        return no_images(self.classes, self.size, self.channels, encoder, as_augment(self.augment))
 
     def _decode(self, files: Mapping[str, Sequence[tuple[Path, int]]], classes: tuple[str, ...]) -> Decoded:
         train = self._split(files["train"], self.channels)
@@ -84,8 +93,14 @@ def _class_names(folder: Path) -> tuple[str, ...]:
     return names
 
 
-def _files(folder: Path, classes: tuple[str, ...]) -> list[tuple[Path, int]]:
+def _files(folder: Path, classes: tuple[str, ...], declared: bool) -> list[tuple[Path, int]]:
+    """Each image and its class; of `declared` classes some may have no images, but not all."""
     extra = sorted(set(_class_names(folder)) - set(classes))
+    if extra and declared:
+        raise DataError(
+            f"{folder}: expected folders named like classes ({', '.join(classes)}), found {', '.join(extra)}; "
+            "add it to dataset.classes, or remove it"
+        )
     if extra:
         raise DataError(f"{folder}: class {', '.join(extra)} has no training images; add some or remove it")
     found = [
@@ -95,6 +110,6 @@ def _files(folder: Path, classes: tuple[str, ...]) -> list[tuple[Path, int]]:
         if file.suffix.lower() in ENDINGS and file.is_file()
     ]
     empty = [name for label, name in enumerate(classes) if not any(label == other for _, other in found)]
-    if empty and folder.name != "test":
+    if ((empty and not declared) or not found) and folder.name != "test":
         raise DataError(f"{folder / empty[0]}: expected images ({', '.join(sorted(ENDINGS))}), found none")
     return found

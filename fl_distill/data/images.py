@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fl_distill.data import cache
 from fl_distill.data.augment import Augment, as_augment
-from fl_distill.data.checks import as_names, check_path
+from fl_distill.data.checks import as_names, check_declared, check_path
 from fl_distill.data.decode import decode
 from fl_distill.data.hub import read_hub
 from fl_distill.data.parquet import Rows, read_parquet
@@ -73,6 +73,11 @@ class ImageTable:
             train, test, classes = self._decode(read_hub(self.hub, self.image_column, self.label_column, missing))
         encoder = Pixels(per_channel(self.mean, "mean"), per_channel(self.std, "std"))
         return Source(train, test, classes, encoder, augment=as_augment(self.augment))
+
+    def form(self) -> Source:
+        """No row, of the form that the settings declare; DataError for settings that are left to the files."""
+        encoder = Pixels(per_channel(self.mean, "mean"), per_channel(self.std, "std"))
+        return no_images(self.classes, self.size, self.channels, encoder, as_augment(self.augment))
 
     @property
     def _title(self) -> str:
@@ -149,6 +154,16 @@ def check_channels(channels: int | None) -> None:
     """ValueError unless images can have so many channels."""
     if channels not in (None, 1, 3):
         raise ValueError(f"channels must be 1 (grey), 3 (colour) or null (as the files), got {channels!r}")
+
+
+def no_images(
+    classes: Sequence[str] | None, size: Size | None, channels: int | None, encoder: Pixels, augment: Augment
+) -> Source:
+    """A source without images; DataError unless classes, size and channels are declared."""
+    check_declared(classes=classes, size=size, channels=channels)
+    x = torch.empty((0, channels or 0, *(as_size(size) or ())), dtype=torch.uint8)
+    empty = Split(x, torch.empty(0, dtype=torch.int64))
+    return Source(empty, None, tuple(classes or ()), encoder, augment=augment)
 
 
 def remembered(name: str, make: Callable[[], Decoded]) -> Decoded:

@@ -33,7 +33,7 @@ class Pixels:
         if any(number <= 0 for number in self.std):
             raise ValueError(f"std must be above 0 in every channel, got {list(self.std)}")
 
-    def fit(self, x: Tensor, parts: Sequence[Tensor]) -> Encode:
+    def fit(self, x: Tensor, parts: Sequence[Tensor], public: Tensor) -> Encode:
         """The same encoding for every site: pixels need no statistics of theirs."""
         return self._encode
 

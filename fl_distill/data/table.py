@@ -10,8 +10,8 @@ import torch
 
 from fl_distill.data.augment import Augment, as_augment
 from fl_distill.data.cells import Frame, category, codes, levels, numbers, read_csv
-from fl_distill.data.checks import as_names, check_path
-from fl_distill.data.columns import STANDARDISE, Columns
+from fl_distill.data.checks import as_names, check_declared, check_path
+from fl_distill.data.columns import STANDARDISE, Columns, gaps
 from fl_distill.data.moments import Column
 from fl_distill.data.types import Source, Split
 from fl_distill.errors import DataError
@@ -30,7 +30,8 @@ class Table:
     threshold: class 1 where target > threshold, else 0; or labels: a map target value -> class name; else
     every value of the target is a class. classes: names of the classes, in the order of their values.
     missing: cells that mean "not known"; zero_missing: numeric columns where 0 means it too.
-    standardise: numbers by each site's own statistics (site), by all sites' together (federated), or none.
+    standardise: numbers by each site's own statistics (site), by all sites' together (federated), by those of
+    the public rows, which everybody holds (public), or none.
     """
 
     path: str | Sequence[str]
@@ -86,8 +87,7 @@ class Table:
         known = {name: self._levels(frames, name) for name in self.categorical or ()}
         x = self._features(frames, numeric, known)
         y, classes = self._target(frames)
-        gaps = np.flatnonzero(np.isnan(x).any(axis=0))
-        encoder = Columns(numeric, tuple(known.values()), tuple(map(int, gaps)), self.standardise)
+        encoder = Columns(numeric, tuple(known.values()), gaps(torch.from_numpy(x)), self.standardise)
         owners = tuple(file.stem for file, frame in zip(files, frames, strict=True) for _ in range(len(frame)))
         return Source(
             train=Split(torch.from_numpy(x), torch.from_numpy(y)),
@@ -97,6 +97,24 @@ class Table:
             owners=owners if self._per_site() else None,
             image=False,
         )
+
+    def form(self) -> Source:
+        """No row, of the form that the settings declare; DataError for settings that are left to the files."""
+        named = self.categorical or ()
+        known = dict(named) if isinstance(named, Mapping) else dict.fromkeys(named)
+        classes, kind = self._declared_classes, "labels (or dataset.threshold)"
+        check_declared(**{"numeric": self.numeric, kind: classes}, **{f"categorical.{k}": v for k, v in known.items()})
+        numeric = tuple(self.numeric or ())
+        encoder = Columns(numeric, tuple(_declared(values or ()) for values in known.values()), (), self.standardise)
+        x = torch.empty((0, len(numeric) + len(known)), dtype=torch.float64)
+        return Source(Split(x, torch.empty(0, dtype=torch.int64)), None, classes or (), encoder, image=False)
+
+    @property
+    def _declared_classes(self) -> Names | None:
+        """The classes that do not depend on the values found; None where they do."""
+        if self.threshold is not None:
+            return tuple(self.classes or ("0", "1"))
+        return None if self.labels is None else tuple(dict.fromkeys(str(name) for name in self.labels.values()))
 
     def _per_site(self) -> bool:
         return not isinstance(self.path, str) or Path(self.path).expanduser().is_dir()
@@ -126,7 +144,7 @@ class Table:
     def _levels(self, frames: Sequence[Frame], name: str) -> Names:
         declared = self.categorical.get(name) if isinstance(self.categorical, Mapping) else None
         if declared is not None:
-            return tuple(category(str(level)) for level in declared)
+            return _declared(declared)
         return levels(frames, name, self._missing)
 
     @property
@@ -140,7 +158,7 @@ class Table:
         } | {name: [codes(frame, name, known[name], self._missing) for frame in frames] for name in known}
         joined = {name: np.concatenate(parts) for name, parts in columns.items()}
         empty = [name for name, values in joined.items() if np.isnan(values).all()]
-        if empty:
+        if empty and self.standardise != "public":  # then the public rows must tell, and one site need not
             raise DataError(
                 f"{', '.join(frame.file for frame in frames)}: expected values in column '{empty[0]}', "
                 "found only missing cells in every row of every file; "
@@ -175,3 +193,7 @@ class Table:
                 "correct dataset.classes or set dataset.labels"
             )
         return found, names
+
+
+def _declared(values: Sequence[Any]) -> Names:
+    return tuple(category(str(value)) for value in values)

@@ -8,9 +8,10 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
+from fl_distill.checks import whole
 from fl_distill.data.augment import Augment, as_augment
-from fl_distill.data.checks import as_names, check_path
-from fl_distill.data.columns import STANDARDISE, Columns
+from fl_distill.data.checks import as_names, check_declared, check_path
+from fl_distill.data.columns import STANDARDISE, Columns, gaps
 from fl_distill.data.pixels import PerChannel, Pixels, per_channel
 from fl_distill.data.types import Encoder, Source, Split
 from fl_distill.errors import DataError
@@ -26,7 +27,8 @@ class TensorFile:
 
     `y` (N), int64, holds classes, named by `classes`, else by their numbers; without it all rows are of one
     class. There is no test split. `mean` and `std` are for images; in tables NaN is a missing value, columns
-    are called 0, 1, 2, … and `standardise` is by each site's statistics (site), by all sites' (federated), or none.
+    are called 0, 1, 2, … and `standardise` is by each site's statistics (site), by all sites' (federated), by the
+    public rows' (public), or none. `shape` is that of a row, (C, H, W) or (columns,); null: whatever the file holds.
     """
 
     path: str
@@ -34,6 +36,7 @@ class TensorFile:
     mean: PerChannel = 0.5
     std: PerChannel = 0.5
     standardise: str = "federated"
+    shape: Sequence[int] | None = None
     augment: Augment | Mapping[str, Any] = field(default_factory=Augment)
 
     def __post_init__(self) -> None:
@@ -42,6 +45,8 @@ class TensorFile:
             object.__setattr__(self, "classes", as_names(self.classes, "classes"))
         if self.standardise not in STANDARDISE:
             raise ValueError(f"standardise must be one of {', '.join(STANDARDISE)}, got {self.standardise!r}")
+        if self.shape is not None and not (len(self.shape) in (1, 3) and all(map(whole, self.shape))):
+            raise ValueError(f"shape must be [channels, height, width] or [columns], got {self.shape!r}")
         as_augment(self.augment)
         Pixels(per_channel(self.mean, "mean"), per_channel(self.std, "std"))
 
@@ -50,6 +55,11 @@ class TensorFile:
         file = Path(self.path).expanduser()
         held = _read(file)
         x = _checked(held["x"], file)
+        if self.shape is not None and tuple(x.shape[1:]) != tuple(self.shape):
+            raise DataError(
+                f"{file}: expected rows of shape {tuple(self.shape)}, found {tuple(x.shape[1:])}; "
+                "correct the file, or dataset.shape"
+            )
         image = x.ndim == 4
         encoder = self._pixels(x, file) if image else self._columns(x)
         y, classes = self._labels(held.get("y"), len(x), file)
@@ -57,6 +67,16 @@ class TensorFile:
         if augment and not image:
             raise DataError(f"{file}: holds a table, which has no images: dataset.augment must be off")
         return Source(Split(x, y), None, classes, encoder, image=image, augment=augment)
+
+    def form(self) -> Source:
+        """No row, of the form that the settings declare; DataError for settings that are left to the file."""
+        check_declared(classes=self.classes, shape=self.shape)
+        shape = tuple(self.shape or ())
+        image = len(shape) == 3
+        x = torch.empty((0, *shape), dtype=torch.uint8 if image else torch.float64)
+        encoder = self._pixels(x, Path(self.path)) if image else self._columns(x)
+        empty, augment = Split(x, torch.empty(0, dtype=torch.int64)), as_augment(self.augment)
+        return Source(empty, None, tuple(self.classes or ()), encoder, image=image, augment=augment)
 
     def _labels(self, y: Tensor | None, count: int, file: Path) -> tuple[Tensor, tuple[str, ...]]:
         if y is None:
@@ -86,8 +106,7 @@ class TensorFile:
         return encoder
 
     def _columns(self, x: Tensor) -> Encoder:
-        gaps = x.isnan().any(dim=0).nonzero().flatten().tolist()
-        return Columns(tuple(map(str, range(x.shape[1]))), (), tuple(gaps), self.standardise)
+        return Columns(tuple(map(str, range(x.shape[1]))), (), gaps(x), self.standardise)
 
 
 def _read(file: Path) -> dict[str, Tensor]:

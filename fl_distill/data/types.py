@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Protocol, final
+from typing import Protocol, final, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -17,8 +17,11 @@ Encode = Callable[[Tensor, Tensor], Tensor]
 class Encoder(Protocol):
     """How the stored rows of a source become what a model reads."""
 
-    def fit(self, x: Tensor, parts: Sequence[Tensor]) -> Encode:
-        """The encoding, fitted to `parts`: for each site, the indices into `x` of its training rows."""
+    def fit(self, x: Tensor, parts: Sequence[Tensor], public: Tensor) -> Encode:
+        """The encoding, fitted to `parts`: for each site, the indices into `x` of its training rows.
+
+        `public` (P, …) are the stored rows of the public set, which every participant holds.
+        """
         ...
 
 
@@ -55,6 +58,15 @@ class Source:
     test_owners: tuple[str, ...] | None = None
     image: bool = True
     augment: Augment = field(default_factory=Augment)
+
+
+@runtime_checkable
+class Declares(Protocol):
+    """A dataset that knows the form of its rows from its settings alone."""
+
+    def form(self) -> Source:
+        """A source without rows; DataError for each setting that is left to the rows."""
+        ...
 
 
 @final
