@@ -185,6 +185,7 @@ def test_the_server_says_once_who_answers_without_the_mod(
     up: str, tensors: dict[str, Tensor], told: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(logging.getLogger("flwr"), "propagate", True)
+    caplog.set_level(logging.WARNING, "flwr")
     strategy = Quantized(FedAvg(), up=up, down="none")
     asked = Message(RecordDict({"arrays": encode(model())}), 1, "train")
     for number in (1, 2):
