@@ -16,7 +16,8 @@ from torch import Tensor
 from .codec import Schema, decode, encode, record_bytes, records_of, schema_of
 from .codec.budget import pack_within
 from .codec.chain import Chain, chain
-from .codec.wire import KEY, Head, codes_anything, is_packed, unpack
+from .codec.frame import Head
+from .codec.wire import KEY, codes_anything, is_packed, unpack
 from .errors import BadUpdate
 from .store import SiteStore
 from .strategies.outbox import CODEC

@@ -9,9 +9,10 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDic
 from torch import Tensor
 
 from ..codec import Schema, decode, encode, records_of, schema_of
+from ..codec.frame import Head
 from ..codec.layout import numbers_in
 from ..codec.ways import Codecs, Way
-from ..codec.wire import KEY, Head, codes_anything, is_packed, unpack
+from ..codec.wire import KEY, codes_anything, is_packed, unpack
 from ..errors import BadUpdate, ConfigError
 from ..seeds import derive
 from .affordable import budget_faults

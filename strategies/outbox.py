@@ -10,9 +10,10 @@ from torch import Tensor
 from ..codec import Schema, decode, record_bytes, schema_of
 from ..codec.budget import pack_within
 from ..codec.chain import chain
+from ..codec.frame import Head
 from ..codec.layout import schema_id
 from ..codec.ways import Codecs
-from ..codec.wire import Head, Packed
+from ..codec.wire import Packed
 from ..seeds import derive
 from .holdings import Held, Holdings
 

@@ -16,8 +16,9 @@ from torch import Tensor
 from fl_distill.codec import decode, encode, schema_of
 from fl_distill.codec.budget import fewest, pack_within
 from fl_distill.codec.chain import chain
+from fl_distill.codec.frame import Head
 from fl_distill.codec.ways import Codecs, Way, way
-from fl_distill.codec.wire import Head, pack
+from fl_distill.codec.wire import pack
 from fl_distill.errors import BadUpdate, ConfigError
 from fl_distill.mods import ContextMemory, FileMemory, quantized, quantizing
 from fl_distill.runtime import flower_private
@@ -185,6 +186,7 @@ def test_the_server_says_once_who_answers_without_the_mod(
     up: str, tensors: dict[str, Tensor], told: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(logging.getLogger("flwr"), "propagate", True)
+    caplog.set_level(logging.WARNING, "flwr")
     strategy = Quantized(FedAvg(), up=up, down="none")
     asked = Message(RecordDict({"arrays": encode(model())}), 1, "train")
     for number in (1, 2):

@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fl_distill.codec.chain import chain
+from fl_distill.codec.frame import Head
 from fl_distill.codec.layout import TINY, layout, schema_of_tensors
 from fl_distill.codec.presets import PRESETS
-from fl_distill.codec.wire import Head, Packed, is_packed, pack, unpack
+from fl_distill.codec.wire import Packed, is_packed, pack, unpack
 from fl_distill.errors import BadUpdate
 from fl_distill.files import load_tensors
 

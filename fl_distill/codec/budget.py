@@ -8,9 +8,10 @@ from torch import Tensor
 from ..errors import BadUpdate
 from .arrays import BY_NAME, Schema
 from .chain import Chain, chain
+from .frame import Head
 from .layout import CODED, layout, schema_of_tensors
 from .rate import SAMPLE, TooFew, adjustable, fitted, sample
-from .wire import Head, Packed, pack
+from .wire import Packed, pack
 
 _TRIES = 8
 _MARGIN = 0.99

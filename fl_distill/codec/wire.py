@@ -1,8 +1,6 @@
 """The wire form of coded tensors: one self-describing array of bytes a message; byte by byte in `docs/wire.md`."""
 
-import json
 import math
-import struct
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,11 +12,11 @@ from torch import Tensor
 
 from ..errors import BadUpdate
 from ..seeds import derive
-from .arrays import BY_NAME, LARGEST, Form, Schema, check_numbers
+from .arrays import LARGEST, Schema, check_numbers
 from .chain import Chain, chain
-from .checksum import joined
 from .coder import About
 from .floats import Float16
+from .frame import LARGEST_NUMEL, Head, head_bytes, parts_of, read_head, read_schema, sealed
 from .layout import (
     CODED,
     HALF,
@@ -37,26 +35,7 @@ from .layout import (
 STYPE = "fl_distill.codec/1: this ClientApp needs mods=[fl_distill.mods.quantized]"
 """What Flower quotes, at the client and at the server, when an app without the mod takes a message for numbers."""
 KEY = "packed"
-MAGIC, VERSION = b"FLDQ", 1
-_HEAD = struct.Struct("<4sBBHQQQQIIIQQQ")
-_CRC = struct.Struct("<I")
-LARGEST_NUMEL = 2**28
-"""Numbers that a message without a base may declare, unless the caller says otherwise: 1 GiB of float32."""
-_LARGEST_SCHEMA = 2**20
-_LONGEST_NAME = 200
 _HALF = Float16()
-
-
-@dataclass(frozen=True)
-class Head:
-    """What a message says of itself."""
-
-    round: int = 0
-    base: int = 0
-    """Identifies the model that the change is against; 0: there is none."""
-    becomes: int = 0
-    """Identifies what the receiver holds afterwards; 0 in `pack`: it follows from base and content."""
-    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -109,7 +88,7 @@ class Packed:
         plan, schema = self._plan, self._plan.schema
         found = {name: (form_bytes(schema[name]), 0.0) for name in plan.names(RAW)}
         found |= {name: (2 * math.prod(schema[name].shape), 0.0) for name in plan.names(HALF)}
-        length = _lengths(self.data)[-1] / max(1, len(self.lost))
+        length = len(parts_of(self.data)[-1]) / max(1, len(self.lost))
         for name, gone, norm in zip(plan.names(CODED), self._lost_norms, self._norms, strict=True):
             found[name] = round(length * math.prod(schema[name].shape)), _ratio([gone], [norm])
         return {name: found[name] for name in schema}
@@ -158,11 +137,8 @@ def pack(
     own_schema = base is None or schema_of_tensors(base) != plan.schema
     names = schema_bytes(plan.schema) if own_schema else b""
     parts = (by.text.encode(), names, bytes(plan.modes.values()), *coded)
-    front = b"".join((_head_bytes(head, plan, base is not None, [len(part) for part in parts]), *parts[:3]))
-    checksum = zlib.crc32(front)
-    for part, own in zip(coded, sums, strict=True):
-        checksum = joined(checksum, own, len(part))
-    data = b"".join((front, *coded, _CRC.pack(checksum)))
+    front = b"".join((head_bytes(head, plan.schema, base is not None, [len(part) for part in parts]), *parts[:3]))
+    data = sealed(front, coded, sums)
     take = partial(_take, data, by, plan, head.seed, base)
     return Packed(data, head, plan, norms, take, partial(_subtract, data, by, about, vector))
 
@@ -178,12 +154,12 @@ def unpack(
     `base` finds the model that a change is against, or raises `BadUpdate`. Nothing is allocated before lengths, schema
     (`expected`, where the receiver knows it; else at most `limit` numbers), codec and check sum are in order.
     """
-    head, is_change, digest, lengths = _read_head(data)
-    said, names, table, raw, _, payload = _split(data, lengths)
+    head, is_change, digest = read_head(data)
+    said, names, table, raw, _, payload = parts_of(data)
     by = _chain(said)
     held = _held(head, base) if is_change else None
     wanted = schema_of_tensors(held) if held is not None else expected
-    schema = _read_schema(names, limit) if held is None or names else schema_of_tensors(held)
+    schema = read_schema(names, limit) if held is None or names else schema_of_tensors(held)
     if schema_id(schema) != digest:
         raise BadUpdate("field schema: the message is about tensors of other names, shapes or dtypes than its base")
     if wanted is not None and _shapes(schema) != _shapes(wanted):
@@ -205,14 +181,14 @@ def unpack(
 
 def _take(data: bytes, by: Chain, plan: Layout, seed: int, base: Tensors | None) -> dict[str, Tensor]:
     """The tensors of a message whose parts have the lengths that they should."""
-    *_, raw, halves, payload = _split(data, _lengths(data))
+    *_, raw, halves, payload = parts_of(data)
     coded = by.coder.decode(payload, plan.about(CODED, seed))
     return plan.tensors(raw, _HALF.decode(halves, plan.about(HALF)), coded, base)
 
 
 def _subtract(data: bytes, by: Chain, about: About, vector: Tensor) -> Tensor:
     """`vector` less what the message says that it is, in place."""
-    by.coder.add(_split(data, _lengths(data))[-1], about, vector, -1.0)
+    by.coder.add(parts_of(data)[-1], about, vector, -1.0)
     return vector
 
 
@@ -240,49 +216,6 @@ def _ratio(lost: Sequence[float], put_in: Sequence[float]) -> float:
     return math.fsum(norm**2 for norm in lost) / energy if energy else 0.0
 
 
-# ---------------------------------------------------------------- bytes of the head
-
-
-def _head_bytes(head: Head, plan: Layout, is_change: bool, lengths: list[int]) -> bytes:
-    said, names, count, raw, halves, coded = lengths
-    ids = (schema_id(plan.schema), head.base, head.becomes, head.seed)
-    return _HEAD.pack(MAGIC, VERSION, int(is_change), said, *ids, head.round, count, names, raw, halves, coded)
-
-
-def _read_head(data: bytes) -> tuple[Head, bool, int, tuple[int, ...]]:
-    if len(data) < _HEAD.size + _CRC.size:
-        raise BadUpdate(f"the message has {len(data)} bytes, less than its head")
-    (magic, version, flags, _, digest, base, becomes, seed, number, _, names, *_) = _HEAD.unpack_from(data)
-    if magic != MAGIC:
-        raise BadUpdate(f"field magic is {magic!r}, expected {MAGIC!r}")
-    if version != VERSION:
-        raise BadUpdate(f"field version is {version}, this package reads {VERSION}")
-    if flags > 1 or not (flags or names):
-        raise BadUpdate(f"field flags is {flags}: only a change, 1, may do without a schema")
-    if names > _LARGEST_SCHEMA:
-        raise BadUpdate(f"field schema has {names} bytes, at most {_LARGEST_SCHEMA} are read")
-    lengths = _lengths(data)
-    if len(data) != (wanted := _HEAD.size + sum(lengths) + _CRC.size):
-        raise BadUpdate(f"the message has {len(data)} bytes, its head says {wanted}")
-    if zlib.crc32(memoryview(data)[: -_CRC.size]) != _CRC.unpack_from(data, len(data) - _CRC.size)[0]:
-        raise BadUpdate("field checksum does not fit the message: it was damaged on its way")
-    return Head(number, base, becomes, seed), bool(flags), digest, lengths
-
-
-def _lengths(data: bytes) -> tuple[int, ...]:
-    """Of codec, schema, table, raw, half and coded."""
-    (_, _, _, said, *_, count, names, raw, halves, coded) = _HEAD.unpack_from(data)
-    return said, names, count, raw, halves, coded
-
-
-def _split(data: bytes, lengths: tuple[int, ...]) -> list[memoryview]:
-    view, start, parts = memoryview(data), _HEAD.size, []
-    for length in lengths:
-        parts.append(view[start : start + length])
-        start += length
-    return parts
-
-
 def _chain(said: memoryview) -> Chain:
     try:
         by = chain(bytes(said).decode("ascii"))
@@ -291,18 +224,3 @@ def _chain(said: memoryview) -> Chain:
     if by is None:
         raise BadUpdate("field codec is empty")
     return by
-
-
-def _read_schema(data: memoryview, limit: int) -> dict[str, Form]:
-    schema: dict[str, Form] = {}
-    try:
-        for name, dtype, shape in json.loads(bytes(data)):
-            good = isinstance(name, str) and dtype in BY_NAME and all(type(n) is int and 0 <= n <= limit for n in shape)
-            if not good or len(shape) > 16 or len(name) > _LONGEST_NAME or name in schema:
-                raise ValueError(f"{str(name)[:80]!r}")
-            schema[name] = Form(tuple(shape), dtype)
-    except (ValueError, TypeError, RecursionError) as error:
-        raise BadUpdate(f"field schema cannot be read ({str(error)[:120]})") from error
-    if (numel := sum(math.prod(form.shape) for form in schema.values())) > limit:
-        raise BadUpdate(f"field schema declares {numel} numbers, at most {limit} are taken")
-    return schema

@@ -24,7 +24,8 @@ from torch import Tensor
 from fl_distill import models
 from fl_distill.codec.chain import Chain, chain
 from fl_distill.codec.coder import About
-from fl_distill.codec.wire import KEY, Head, pack, unpack
+from fl_distill.codec.frame import Head
+from fl_distill.codec.wire import KEY, pack, unpack
 
 CODECS = [
     "float16",
