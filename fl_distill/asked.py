@@ -1,4 +1,4 @@
-"""A grid as a strategy sees it in one round: only the nodes asked."""
+"""Grids that stand before another one; as a strategy sees it in one round: only the nodes asked."""
 
 from collections.abc import Iterable, Sequence
 from typing import final
@@ -7,40 +7,52 @@ from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
 
-@final
-class Asked(Grid):
-    """`grid`, restricted to `nodes` in their order, so that any Flower strategy samples among them."""
+class Passing(Grid):
+    """Hands everything on to `grid`, unless a subclass says otherwise."""
 
-    def __init__(self, grid: Grid, nodes: Sequence[int]) -> None:
-        self._grid, self._nodes = grid, list(nodes)
+    def __init__(self, grid: Grid) -> None:
+        self.grid = grid
 
     def get_node_ids(self) -> Iterable[int]:
-        """The nodes asked this round."""
-        return list(self._nodes)
+        """Hand on."""
+        return self.grid.get_node_ids()
 
     def set_run(self, run) -> None:  # type: ignore[no-untyped-def]  # Flower's Run is no public name
         """Hand on."""
-        self._grid.set_run(run)
+        self.grid.set_run(run)
 
     @property
     def run(self):  # type: ignore[no-untyped-def]
         """Hand on."""
-        return self._grid.run
+        return self.grid.run
 
     def create_message(
         self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
     ) -> Message:
         """Hand on."""
-        return self._grid.create_message(content, message_type, dst_node_id, group_id, ttl)
+        return self.grid.create_message(content, message_type, dst_node_id, group_id, ttl)
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Hand on."""
-        return self._grid.push_messages(messages)
+        return self.grid.push_messages(messages)
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """Hand on."""
-        return self._grid.pull_messages(message_ids)
+        return self.grid.pull_messages(message_ids)
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         """Hand on."""
-        return self._grid.send_and_receive(messages, timeout=timeout)
+        return self.grid.send_and_receive(messages, timeout=timeout)
+
+
+@final
+class Asked(Passing):
+    """`grid`, restricted to `nodes` in their order, so that any Flower strategy samples among them."""
+
+    def __init__(self, grid: Grid, nodes: Sequence[int]) -> None:
+        super().__init__(grid)
+        self._nodes = list(nodes)
+
+    def get_node_ids(self) -> Iterable[int]:
+        """The nodes asked this round."""
+        return list(self._nodes)

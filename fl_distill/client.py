@@ -75,7 +75,9 @@ class Client:
     public_set: Split | None = None
     """None where the algorithm has no use for one."""
     least: int = 1
-    """The fewest examples of a class that may stand behind a mean which leaves."""
+    """The fewest examples that may stand behind a score, or behind a class's mean, which leaves."""
+    most_epochs: float | None = None
+    """The most passes over anything in one round; None for no limit."""
     precision: str | None = None
     """At which what arrives is run (see `fl_distill.quantize`); None: as it arrived."""
 
@@ -140,7 +142,7 @@ class Client:
             precision=self.precision or "full",
         )
         metrics: Scalars = {"num-examples": done.examples, "train-loss": done.loss, "steps": done.steps}
-        if task.weigh_by_validation:
+        if task.weigh_by_validation and self._many(self.site.validation):
             metrics["trained-validation-accuracy"] = self.score(self.site.validation).accuracy
         return {**metrics, "work": task.work}
 
@@ -148,6 +150,8 @@ class Client:
         self, task: Task, purpose: str, data: Split, epochs: float, loss: Loss, model: nn.Module | None = None
     ) -> Trained:
         """Learn from examples that are not the site's own, for `epochs` passes."""
+        if self.most_epochs is not None and epochs > self.most_epochs:
+            raise BadUpdate(f"{purpose} asks for {epochs} epochs, this site does at most {self.most_epochs} at a time")
         settings = replace(self.settings, steps=None, epochs=epochs)
         torch.manual_seed(derive(self.seed, purpose, "dropout", self.site.name, task.round))
         order = self.stream(purpose, task)
@@ -161,17 +165,24 @@ class Client:
 
     def scores(self, own_model: bool = False, model: nn.Module | None = None) -> Scalars:
         """Accuracies on the site's held-out data, and on the shared test set where the model is the site's own."""
-        validation, test = self.score(self.site.validation, model), self.score(self.site.test, model)
-        scores: Scalars = {
-            "score-validation-accuracy": validation.accuracy,
-            "score-validation-loss": validation.loss,
-            "score-validation-examples": validation.examples,
-            "score-local-accuracy": test.accuracy,
-            "score-local-examples": test.examples,
-        }
+        scores: Scalars = {}
+        if self._many(self.site.validation):
+            validation = self.score(self.site.validation, model)
+            scores |= {
+                "score-validation-accuracy": validation.accuracy,
+                "score-validation-loss": validation.loss,
+                "score-validation-examples": validation.examples,
+            }
+        if self._many(self.site.test):
+            test = self.score(self.site.test, model)
+            scores |= {"score-local-accuracy": test.accuracy, "score-local-examples": test.examples}
         if own_model and self.shared_test is not None:
             scores["score-test-accuracy"] = self.score(self.shared_test, model).accuracy
         return scores
+
+    def _many(self, part: Split) -> bool:
+        """Whether enough examples stand behind a score for it to leave; without a policy always."""
+        return self.least == 1 or len(part) >= self.least
 
     def score(self, part: Split, model: nn.Module | None = None) -> Score:
         """Loss and accuracy of the model on a part of the data."""

@@ -3,11 +3,10 @@
 import logging
 import traceback
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
-from typing import Any
 
-from flwr.app import ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
+from flwr.app import ConfigRecord, Context, Error, Message, MessageType, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
 from . import __version__, halves
@@ -17,7 +16,7 @@ from .errors import BadUpdate
 from .jobs import JobOf, site_job
 from .learning import Diverged
 from .mods import Call, FileMemory, quantizing
-from .policy import Refused
+from .policy import Policy, Refused
 from .workplace import Workplace, workplace
 
 Work = Callable[[Client, Task], Outcome]
@@ -45,13 +44,9 @@ def _serve(job_of: JobOf, work: Work, message: Message, context: Context) -> Mes
     place: Workplace | None = None
     try:
         place = workplace(job_of(context))
-        index, task = _index(place, context), _task(message)
-        _admit(place, index, work, task.values)
-        outcome = work(_client(place, index), task)
+        outcome = work(_client(place, _index(place, context)), _task(message))
     except (BadUpdate, Diverged) as fault:  # their sentences hold nothing of the site's own
         return Message(Error(SITE_FAILED, str(fault)), reply_to=message)
-    except Refused as refused:
-        return Message(Error(SITE_REFUSED, str(refused)), reply_to=message)
     except Exception as error:
         return Message(Error(SITE_RAISED, _scrubbed(error, place)), reply_to=message)
     content = RecordDict({key: encode(tensors, bare=outcome.bare) for key, tensors in outcome.tensors.items()})
@@ -60,23 +55,36 @@ def _serve(job_of: JobOf, work: Work, message: Message, context: Context) -> Mes
 
 
 def _guard(job_of: JobOf, message: Message, context: Context, call_next: Call) -> Message:
-    """Around everything: no exception's text and no message beyond the site's policy gets out."""
+    """Around everything: nothing that the policy forbids is worked on, and no exception's text gets out."""
+    place: Workplace | None = None
     try:
+        place = workplace(job_of(context))
+        if place.policy is not None and message.has_content():
+            _admit(place, place.policy, _index(place, context), message)
         reply = call_next(message, context)
-        if reply.has_content() and (policy := workplace(job_of(context)).policy) is not None:
-            policy.admit_size(payload_bytes(reply.content))
+        if reply.has_content() and place.policy is not None:
+            place.policy.admit_size(payload_bytes(reply.content))
     except Refused as refused:
-        return Message(Error(SITE_REFUSED, str(refused)), reply_to=message)
+        who = "" if place is None else f"{place.federation.names[_index(place, context)]}: "
+        return Message(Error(SITE_REFUSED, f"{who}{refused}"), reply_to=message)
     except Exception as error:
-        return Message(Error(SITE_RAISED, _scrubbed(error, None)), reply_to=message)
+        return Message(Error(SITE_RAISED, _scrubbed(error, place)), reply_to=message)
     return reply
 
 
-def _admit(place: Workplace, index: int, work: Work, values: Mapping[str, Any]) -> None:
-    """Raise `Refused` where the site's policy does not let out what this work would."""
-    if place.policy is not None:
-        examples = sum(place.federation.label_counts(index))
-        place.policy.admit(place.strategy_name, halves.leaves(work, values), examples)
+def _admit(place: Workplace, policy: Policy, index: int, message: Message) -> None:
+    """Raise `Refused` where a message asks for another strategy's work, or for more than the policy lets out."""
+    kind, strategy = message.metadata.message_type, place.strategy
+    if kind not in (MessageType.QUERY, MessageType.EVALUATE, strategy.action):
+        raise Refused(f"this run's strategy is {place.strategy_name}, which does not ask for {kind!r}")
+    asked = message.content.config_records.get("config", ConfigRecord())
+    if int(str(asked.get("server-round", 0))) > place.experiment.rounds + 1:
+        raise Refused(f"this run was announced with {place.experiment.rounds} rounds")
+    half = halves.of(strategy.action)
+    kinds = {*halves.leaves(half, asked), *halves.leaves(half, strategy.site_config())}
+    policy.admit(place.strategy_name, sorted(kinds), sum(place.federation.label_counts(index)))
+    if kind == MessageType.EVALUATE and "arrays" in message.content and "weights" not in kinds:
+        raise Refused(f"strategy={place.strategy_name} exchanges no weights: there are none to score")
 
 
 def _describe(job_of: JobOf, message: Message, context: Context) -> Message:
@@ -86,7 +94,6 @@ def _describe(job_of: JobOf, message: Message, context: Context) -> Message:
         index = _index(place, context)
         if index >= len(place.federation.names):
             return Message(RecordDict({"site": ConfigRecord({"spare": True})}), reply_to=message)
-        _admit(place, index, halves.of(place.strategy.action), place.strategy.site_config())
         about = ConfigRecord(
             {
                 "name": place.federation.names[index],
@@ -97,9 +104,6 @@ def _describe(job_of: JobOf, message: Message, context: Context) -> Message:
                 "public": place.public_fingerprint,
             }
         )
-    except Refused as refused:
-        who = f"{place.federation.names[index]}: " if place is not None else ""
-        return Message(Error(SITE_REFUSED, f"{who}{refused}"), reply_to=message)
     except Exception as error:
         return Message(Error(SITE_RAISED, _scrubbed(error, place)), reply_to=message)
     return Message(RecordDict({"site": about}), reply_to=message)
@@ -121,6 +125,7 @@ def _client(place: Workplace, index: int) -> Client:
         public_set=place.federation.public if place.uses_public else None,
         precision=e.quantized_model,
         least=place.policy.min_examples if place.policy else 1,
+        most_epochs=place.most_epochs,
     )
 
 
@@ -136,7 +141,7 @@ def _task(message: Message) -> Task:
         round=int(str(config.get("server-round", 0))),
         weights=decode(arrays) if arrays else {},
         mu=float(str(config.get("proximal-mu", 0.0))),
-        work=float(str(config.get("work", 1.0))),
+        work=min(1.0, float(str(config.get("work", 1.0)))),
         score=bool(config.get("score", True)),
         weigh_by_validation=config.get("weight") == "validation",
         alone=bool(config.get("alone", False)),

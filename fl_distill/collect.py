@@ -12,6 +12,7 @@ from flwr.serverapp import Grid
 from .codec import knowledge_bytes, payload_bytes
 
 LATE = "no reply within {:g} s"
+LONGEST_REASON = 1000
 GRACE = "no reply within {:g} s of grace"
 
 
@@ -104,9 +105,14 @@ def in_order(replies: Iterable[Reply], nodes: Sequence[int]) -> Iterator[Reply]:
 def _reply(message: Message, node: int, down: int, knowledge: int) -> Reply:
     # Errors that the infrastructure makes name no node of ours, hence the node that was asked.
     if message.has_error():
-        return Reply(node, message, message.error.reason or f"error {message.error.code}", down, 0, knowledge)
+        return Reply(node, message, _clean(message.error.reason) or f"error {message.error.code}", down, 0, knowledge)
     up, told = payload_bytes(message.content), knowledge_bytes(message.content)
     return Reply(node, message, None, down, up, knowledge, told)
+
+
+def _clean(reason: str | None) -> str:
+    """What a site says, as one line of printable characters and of a sane length."""
+    return "".join(c if c.isprintable() else " " for c in (reason or "")[:LONGEST_REASON])
 
 
 class _Sizes:

@@ -1,9 +1,11 @@
 """Which job a Flower context is about: of a simulation, of `flwr run` on a folder, of a site with a `site.yaml`."""
 
 import json
+import os
 import re
 import shlex
 import shutil
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import lru_cache, partial
@@ -15,7 +17,7 @@ from flwr.app import Context
 from .config import composed
 from .errors import ConfigError, DataError
 from .policy import Refused, compose_request, read
-from .workplace import job_text
+from .workplace import job_text, workplace
 
 JobOf = Callable[[Context], str]
 
@@ -23,6 +25,9 @@ SITE_FILE = "site-config"
 """Key of a node's configuration: the path of its `site.yaml`."""
 ORDERS = "server.json"
 """What a submitter leaves in the run folder for the ServerApp."""
+
+IN_USE_S = 86_400.0
+"""For how long after its last message a run may still go on."""
 
 _NAME = re.compile(r"[0-9a-f]{8,64}")
 
@@ -41,7 +46,9 @@ def site_job(context: Context) -> str:
     overrides, site_file = str(context.run_config.get("overrides", "")), context.node_config.get(SITE_FILE)
     if site_file is not None:
         path, run = Path(str(site_file)), str(context.run_config.get("job") or f"{context.run_id:08x}")
-        return _own_job(path, path.stat().st_mtime_ns, overrides, run)
+        job = _own_job(path, path.stat().st_mtime_ns, overrides, run)
+        os.utime(workplace(job).folder)  # in use: nothing may forget it now
+        return job
     if context.run_config.get("job"):
         raise Refused(f"a node without a site.yaml: start it with --node-config '{SITE_FILE}=\"PATH\"'")
     return _composed_job(overrides, str(context.run_config.get("config-dir", "")), context.run_id)
@@ -82,14 +89,15 @@ def _own_job(path: Path, _: int, overrides: str, run: str) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     _forget(folder, own.keep_runs)
     participant = own.name if own.part is None else None
-    return job_text(config, folder, participant, own.part, asdict(own.policy))
+    return job_text(config, folder, participant, own.part, asdict(own.policy), own.limits.epochs)
 
 
 def _forget(current: Path, keep: int) -> None:
-    """Drop what the site remembers of all but its `keep` newest runs."""
+    """Drop what the site remembers of all but its `keep` newest runs, unless it was in use within a day."""
     others = [path for path in current.parent.iterdir() if path.is_dir() and path != current]
     for old in sorted(others, key=lambda path: path.stat().st_mtime, reverse=True)[keep - 1 :]:
-        shutil.rmtree(old, ignore_errors=True)
+        if time.time() - old.stat().st_mtime > IN_USE_S:
+            shutil.rmtree(old, ignore_errors=True)
 
 
 @lru_cache(maxsize=4)

@@ -303,6 +303,6 @@ def main(grid: Grid, context: Context) -> None:
     """What a SuperLink starts."""
     try:
         job, resume = server_job(context)
-        serve(grid, job, resume=resume, relay="folder" in context.run_config)
+        serve(grid, job, resume=resume)
     except (ConfigError, RunStopped) as error:
         raise SystemExit(f"fl-distill: {error}") from error

@@ -17,13 +17,13 @@ _SLIP, _AS_GOOD = 0.65, 0.1
 def call(spec: Mapping[str, Any], **extra: Any) -> Any:
     """Call what `spec` names with its own arguments and `extra`; an argument that is a spec itself is called first.
 
-    Raises `ConfigError` as `resolve` does, and when the callee refuses a value with ValueError.
+    Raises `ConfigError` as `resolve` does, and when the callee refuses a value.
     """
     function, arguments = resolve(spec, extra=extra)
     arguments = {k: call(v) if isinstance(v, Mapping) and TARGET in v else v for k, v in arguments.items()}
     try:
         return function(**arguments, **extra)
-    except ValueError as error:
+    except (AttributeError, TypeError, ValueError) as error:
         raise ConfigError(f"{_short(spec[TARGET])}: {error}") from error
 
 

@@ -29,13 +29,16 @@ def job_text(
     participant: str | None = None,
     index: int | None = None,
     policy: Mapping[str, Any] | None = None,
+    most_epochs: float | None = None,
 ) -> str:
     """An experiment and its folder as one string: all that travels to worker processes.
 
     participant: the one site whose data is here, "" for a server without any; None where all sites' data is here.
-    index: the site that this process is, whatever a message says. policy: what that site lets leave.
+    index: the site that this process is, whatever a message says. policy, most_epochs: what that site lets leave, and
+    how many passes over anything it does in a round.
     """
-    job = {"config": config, "folder": str(folder), "participant": participant, "index": index, "policy": policy}
+    bounds = {"policy": policy, "most_epochs": most_epochs}
+    job = {"config": config, "folder": str(folder), "participant": participant, "index": index, **bounds}
     return json.dumps(job, sort_keys=True)
 
 
@@ -45,7 +48,9 @@ def workplace(text: str) -> "Workplace":
     job = json.loads(text)
     policy = Policy(**job["policy"]) if job["policy"] is not None else None
     index = 0 if job["participant"] else job["index"]
-    return Workplace(typed(job["config"]), Path(job["folder"]), job["participant"], index, policy)
+    place = Workplace(typed(job["config"]), Path(job["folder"]), job["participant"], index, policy)
+    place.most_epochs = job["most_epochs"]
+    return place
 
 
 class Workplace:
@@ -60,6 +65,7 @@ class Workplace:
         policy: Policy | None = None,
     ) -> None:
         self.experiment, self.folder, self.index, self.policy = experiment, folder, index, policy
+        self.most_epochs: float | None = None
         self._participant = participant
         self._sites: dict[int, Site] = {}
         self._models: dict[str, nn.Module] = {}

@@ -1,13 +1,17 @@
 """What a site decides for itself: no request goes past it, and every fault in its file is told at once."""
 
+import json
+import os
+import shlex
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fl_distill.errors import ConfigError
 from fl_distill.policy import Limits, Own, Policy, Refused, checked, compose_request, read, shared
+from fl_distill.policy.request import SHARED
 
 LOGITS = Policy(may_leave=["logits"], strategies=["fedmd"], min_examples=20, largest_message="1kB")
 
@@ -52,6 +56,8 @@ def test_limits_bound_the_work_of_one_request() -> None:
     limits = Limits(epochs=5, steps=100, rounds=10)
     limits.admit({"epochs": 5.0, "steps": None}, 10)
     limits.admit({"epochs": 50.0, "steps": 100}, 10)  # steps replace epochs
+    with pytest.raises(Refused, match="ask for local.epochs, not local.steps"):
+        Limits(epochs=5).admit({"epochs": 1.0, "steps": 10**9}, 1)
     for local, rounds, named in (
         ({"epochs": 5.1}, 10, "5 epochs"),
         ({"steps": 101}, 10, "100 steps"),
@@ -81,6 +87,17 @@ def test_limits_bound_the_work_of_one_request() -> None:
         "~strategy",
         "++local.lr=1",
         "local.lr=${oc.env:HOME}",
+        "local.lr=$\\{oc.env\\:HOME\\}",
+        "models=[$\\{oc.env\\:HOME\\}]",
+        "strategy.combine=$\\{oc.create\\:x\\}",
+        "strategy.combine={_target_: os.system}",
+        "per_site={mercy: {device: cuda}}",
+        "local={device: cuda}",
+        "dataset.classes=[a,b]",
+        "dataset.target=age",
+        "dataset={target: age}",
+        "model.weights=/etc/passwd",
+        "model={weights: /etc/passwd}",
         "model@strategy=mlp",
         "seed",
         "=",
@@ -88,24 +105,46 @@ def test_limits_bound_the_work_of_one_request() -> None:
     ],
 )
 def test_a_request_may_not_reach_beyond_the_experiment(override: str) -> None:
-    with pytest.raises(Refused):
-        compose_request(f"rounds=2 '{override}'", own())
+    with pytest.raises((Refused, ConfigError)):
+        compose_request(f"model=cnn rounds=2 '{override}'", own())
 
 
-@given(st.text(max_size=60))
-def test_whatever_a_request_says_is_composed_or_refused(text: str) -> None:
+pieces = st.sampled_from(
+    [
+        *"${}[]:,.=_'\\\"() ",
+        *("\\\\", "$\\{", "\\}", "_target_", "os.system", "oc.env:HOME", "oc.create:", "device", "path", "x", "1"),
+    ]
+)
+keys = st.sampled_from([*SHARED, "strategy.combine", "local.lr", "local.device", "per_site.mercy.lr", "model.hidden"])
+values = st.lists(pieces, max_size=10).map("".join)
+
+
+def targets(node: object) -> list[str]:
+    if isinstance(node, dict):
+        mine = [str(value) for key, value in node.items() if key == "_target_"]
+        return mine + [found for value in node.values() for found in targets(value)]
+    return [found for value in node for found in targets(value)] if isinstance(node, list) else []
+
+
+@settings(max_examples=60)
+@given(st.lists(st.tuples(keys, values), max_size=2))
+def test_whatever_a_request_says_is_composed_or_refused(said: list[tuple[str, str]]) -> None:
+    """Nothing in it reaches code, the environment, or what the site owns."""
     try:
+        text = shlex.join(f"{key}={value}" for key, value in said)
         config = compose_request(text, own(device="cuda", model="mlp"))
     except (Refused, ConfigError):
         return
     assert config["local"]["device"] == "cuda"
     assert config["track"]["observers"] == []
+    assert os.environ["HOME"] not in json.dumps(config, default=str).replace(os.getcwd(), "")
+    assert all(name.startswith("fl_distill.") for name in targets(config))
 
 
 def test_what_the_site_owns_stays_its_own(tmp_path: Path) -> None:
-    mine = own(model="mlp", device="cpu", dataset={"path": "it's {here}, [now]\\"})
-    config = compose_request("dataset=csv dataset.target=y strategy=fedmd model=cnn rounds=3 local.epochs=2", mine)
-    assert config["dataset"]["path"] == "it's {here}, [now]\\"
+    mine = own(model="mlp", device="cpu", dataset={"path": "it\\'s {here}, [now]\\", "target": "y"})
+    config = compose_request("dataset=csv strategy=fedmd model=cnn model.hidden=3 rounds=3 local.epochs=2", mine)
+    assert config["dataset"]["path"] == "it\\'s {here}, [now]\\"
     assert config["names"]["model"] == "mlp"
     assert (config["rounds"], config["local"]["epochs"], config["local"]["device"]) == (3, 2, "cpu")
     with pytest.raises(Refused, match=r"dataset\.standardise.* is this site's own"):
@@ -127,6 +166,7 @@ def test_limits_hold_for_settings_meant_for_this_site() -> None:
 
 
 def test_the_command_line_is_cut_into_what_all_hear_and_what_is_the_servers() -> None:
+    assert not shared("dataset.target=age")
     said = ["strategy=fedmd", "local.lr=0.1", "track.wandb=true", "dataset.path=/srv", "public_dataset=p.csv"]
     assert [shared(text) for text in said] == [True, True, False, False, False]
     assert checked(["collect.away={a: 3}"]) == "'collect.away={a: 3}'"

@@ -25,7 +25,7 @@ def gradient(client: Client, task: Task) -> Outcome:
     gradients = full_gradient(client.model, site.train, device=device)
     buffers = {k: v for k, v in client.model.state_dict().items() if k not in gradients}
     metrics: Scalars = {"num-examples": len(site.train), "train-loss": loss, "steps": 1, "work": 1.0}
-    if task.weigh_by_validation:
+    if task.weigh_by_validation and len(site.validation) >= client.least:
         metrics["trained-validation-accuracy"] = client.score(site.validation).accuracy
     return Outcome({**metrics, **scores}, {"gradients": gradients, "buffers": buffers})
 

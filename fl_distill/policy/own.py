@@ -76,6 +76,8 @@ def read(path: Path) -> Own:
     known = [*Own.__dataclass_fields__, *CONNECTION]
     faults = [f"{path}: {key}: no such setting{nearest(str(key), known)}" for key in found if key not in known]
     values = {key: value for key, value in found.items() if key in Own.__dataclass_fields__}
+    if any("${" in str(value) for value in values.values()):
+        faults.append(f"{path}: write values out: `${{` is not resolved here")
     for name, kind in (("limits", Limits), ("policy", Policy)):
         values[name] = _part(path, name, kind, values.get(name) or {}, faults)
     values["folder"] = _at(path, values.get("folder") or "state")

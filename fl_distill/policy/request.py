@@ -3,11 +3,13 @@
 import json
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ..config import composed
+from ..config import composed, typed
+from ..config.values import plain_value
 from ..errors import ConfigError
+from ..targets import TARGET
 from .own import Own
 from .rules import Refused
 
@@ -18,16 +20,25 @@ SHARED = (
 )
 """Settings that a request may speak of; all others are the server's own, or the site's."""
 
-FILES = ("path", "device")
+OF_DATASET = ("dataset.standardise",)
+"""The settings of a data set that a request may speak of: what a row is, and where it lies, each site says itself."""
+
+EACH_ONES = ("path", "paths", "device", "weights", "root", "file", "folder", "hub")
 """Names of settings that are each participant's own, wherever they stand."""
 
-_KEY = re.compile(r"[A-Za-z_][\w./@-]*")
+INSTALLED = "fl_distill."
+"""Whatever is built for a request is part of this package."""
+
+_KEY = re.compile(r"[A-Za-z_][\w./-]*")
 
 
 def shared(override: str) -> bool:
     """Whether an override of the command line is for all participants; the others are for the server alone."""
     key = override.partition("=")[0]
-    return key.partition(".")[0] in SHARED and key.rpartition(".")[2] not in FILES
+    top, _, inner = key.partition(".")
+    if top == "dataset" and inner and key not in OF_DATASET:
+        return False
+    return top in SHARED and key.rpartition(".")[2] not in EACH_ONES
 
 
 def refusals(overrides: Sequence[str], own: Mapping[str, Any]) -> list[str]:
@@ -36,14 +47,32 @@ def refusals(overrides: Sequence[str], own: Mapping[str, Any]) -> list[str]:
 
 
 def _refusal(text: str, own: Mapping[str, Any]) -> str | None:
-    key, equals, value = text.partition("=")
+    key, equals, _ = text.partition("=")
     if not equals or not _KEY.fullmatch(key) or not shared(text):
         return f"a request may not set {key[:60]!r}: it is the site's own, or nobody's business"
-    if "_target_" in text or "${" in value or "@" in key:
+    try:
+        words = list(_words(plain_value(text)))
+    except ConfigError:
+        return f"the request cannot be read at {key[:60]!r}"
+    if any("$" in word for word in words) or any(word.startswith("_") for word in [*words, *key.split(".")]):
         return f"a request may not choose code or read the environment: {key[:60]!r} does"
-    if key in own and own[key] is not None and key != "model":
+    if found := [word for word in words if word in EACH_ONES]:
+        return f"a request may not set {found[0]!r} in {key[:60]!r}: it is each site's own"
+    if own.get(key) is not None and key != "model":
         return f"{key!r} is this site's own: leave it out of the request"
     return None
+
+
+def _words(value: Any) -> Iterator[str]:
+    """Every text in a value, keys of maps included."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from (*_words(key), *_words(item))
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _words(item)
+    elif isinstance(value, str):
+        yield value
 
 
 def compose_request(overrides: str, own: Own) -> dict[str, Any]:
@@ -55,13 +84,27 @@ def compose_request(overrides: str, own: Own) -> dict[str, Any]:
     mine = own.overrides()
     if found := refusals(asked, mine):
         raise Refused("; ".join(found))
-    asked = [text for text in asked if not (own.model and text.partition("=")[0] in ("model", "models"))]
+    asked = [text for text in asked if not (own.model and re.match(r"models?[.=]", text))]
     config, _ = composed([*asked, *(f"{key}={_written(value)}" for key, value in mine.items())])
+    known = set(_targets(own.dataset))
+    if any(not target.startswith(INSTALLED) and target not in known for target in _targets(config)):
+        raise Refused("a request may not choose code: what it names is no part of fl-distill")
+    typed(config)
     if own.part is None and config["models"] and not isinstance(config["models"], Mapping):
         raise Refused("the request deals architectures out in turn, which needs all sites: name this site's `model`")
     local = config["local"] | (config["per_site"] or {}).get(own.name, {})
     own.limits.admit(local, config["rounds"])
     return config
+
+
+def _targets(node: Any) -> Iterator[str]:
+    if isinstance(node, Mapping):
+        yield from (str(value) for key, value in node.items() if key == TARGET)
+        for value in node.values():
+            yield from _targets(value)
+    elif isinstance(node, list | tuple):
+        for value in node:
+            yield from _targets(value)
 
 
 def checked(overrides: Sequence[str]) -> str:
@@ -74,10 +117,10 @@ def checked(overrides: Sequence[str]) -> str:
 def _written(value: Any) -> str:
     """A value of YAML in Hydra's grammar: every text in quotes, so that it is a text whatever it holds."""
     if isinstance(value, str):
-        escaped = value.replace("\\", "\\\\") if value.endswith("\\") else value
-        return "'" + escaped.replace("'", "\\'") + "'"
+        # In quotes a backslash is itself, except before a quote.
+        return "'" + re.sub(r"(\\*)('|$)", lambda m: 2 * m[1] + ("\\'" if m[2] else ""), value) + "'"
     if isinstance(value, Mapping):
         return "{" + ",".join(f"{key}:{_written(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list | tuple):
         return "[" + ",".join(map(_written, value)) + "]"
-    return json.dumps(value)
+    return json.dumps(value, default=str)

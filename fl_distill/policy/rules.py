@@ -19,7 +19,7 @@ class Policy:
     """The part of a `site.yaml` that says no. Without a word about it nothing but scores and counts leaves.
 
     may_leave: kinds of knowledge (weights, logits, class_means, features). strategies: names, null for any.
-    min_examples: training examples that must stand behind anything that leaves, and behind each class mean.
+    min_examples: examples that must stand behind anything that leaves: behind training, each score, each class mean.
     largest_message: of a reply, such as 20MB. dp_epsilon: the largest privacy loss a run may cost.
     """
 
@@ -30,7 +30,7 @@ class Policy:
     dp_epsilon: float | None = None
 
     def __post_init__(self) -> None:
-        kinds = self.may_leave if isinstance(self.may_leave, list | tuple) else [self.may_leave]
+        kinds = self.may_leave if isinstance(self.may_leave, list | tuple) else [""]
         named = self.strategies is None or isinstance(self.strategies, list | tuple)
         require(
             (all(k in KINDS for k in kinds), f"may_leave is a list of {', '.join(KINDS)}, not {self.may_leave!r}"),
@@ -53,7 +53,7 @@ class Policy:
         if forbidden := [kind for kind in kinds if kind not in self.may_leave]:
             allowed = ", ".join(self.may_leave) or "nothing"
             raise Refused(f"this site's policy lets {allowed} leave, not {', '.join(forbidden)}")
-        if kinds and examples < self.min_examples:
+        if examples < self.min_examples:
             raise Refused(f"this site's policy wants {self.min_examples} examples behind what leaves; it has fewer")
 
     def admit_size(self, count: int) -> None:
@@ -81,7 +81,10 @@ class Limits:
 
     def admit(self, local: Mapping[str, Any], rounds: int) -> None:
         """Raise `Refused` for local settings, or a number of rounds, beyond the limits."""
-        asked = {"epochs": local.get("epochs") if local.get("steps") is None else None, "steps": local.get("steps")}
+        steps = local.get("steps")
+        if steps is not None and self.epochs is not None and self.steps is None:
+            raise Refused("this site bounds epochs for one request: ask for local.epochs, not local.steps")
+        asked = {"epochs": local.get("epochs") if steps is None else None, "steps": steps}
         for name, wanted in {**asked, "rounds": rounds}.items():
             most = getattr(self, name)
             if most is not None and number(wanted) and wanted > most:

@@ -120,14 +120,15 @@ class Link:
     _push: Callable[[int, str, str, bytes], None]
     _confirm: Callable[[int, str], None]
 
-    def receive(self, largest: int) -> Message | tuple[Message, str] | None:
+    def receive(self, largest: int, note: Callable[[Message], None]) -> Message | tuple[Message, str] | None:
         """The next message, if there is one; or the head of one that cannot be had, and why.
 
-        Raises `Gone` where its run has ended.
+        `note` hears the head before anything else is fetched. Raises `Gone` where its run has ended.
         """
         if (found := self._receive()) is None:
             return None
         head, tree = found
+        note(head)
         run, number, arrived = head.metadata.run_id, head.metadata.message_id, 0
 
         def pull(object_id: str) -> bytes:

@@ -17,6 +17,7 @@ from flwr.clientapp import ClientApp
 
 from ..codec import payload_bytes
 from ..files import replace_with
+from .envelope import is_sealed, marked, opened, sealed
 from .flower_private import Gone, Link, compose, linked
 
 LARGEST = 2**31
@@ -57,18 +58,18 @@ class Node:
         since = time.monotonic()
         while True:
             try:
-                found = link.receive(self.largest)
+                found = link.receive(self.largest, self._note)
+                if found is None:
+                    sleep(min(max(_QUICK, _SHARE * (time.monotonic() - since)), _SLOW))
+                    continue
+                message, fault = found if isinstance(found, tuple) else (found, None)
+                self._answer(link, message, fault)
             except Gone:
-                continue
-            if found is None:
-                sleep(min(max(_QUICK, _SHARE * (time.monotonic() - since)), _SLOW))
-                continue
-            message, fault = found if isinstance(found, tuple) else (found, None)
-            self._answer(link, message, fault)
+                log.info("the run has ended: nobody waits for an answer")
+                self._in_hand.unlink(missing_ok=True)
             since = time.monotonic()
 
     def _answer(self, link: Link, message: Message, fault: str | None) -> None:
-        self._note(message)
         before = time.monotonic()
         try:
             reply = self._reply(link, message) if fault is None else _error(message, UNREAD, fault)
@@ -87,7 +88,11 @@ class Node:
             state=RecordDict(),
             run_config=self._config(link, message.metadata.run_id),
         )
-        return self.app(message, context)
+        enveloped = is_sealed(message.content)
+        reply = self.app(compose(message.metadata, opened(message.content)), context)
+        if reply.has_content():
+            reply.content = sealed(reply.content) if enveloped else marked(reply.content)
+        return reply
 
     def _config(self, link: Link, run: int) -> dict[str, Any]:
         if run not in self._configs:
@@ -95,10 +100,7 @@ class Node:
         return self._configs[run]
 
     def _send(self, link: Link, reply: Message, since: float) -> None:
-        try:
-            link.send(reply, time.monotonic() - since)
-        except Gone:
-            log.info("the run has ended: nobody waits for the answer")
+        link.send(reply, time.monotonic() - since)
         self._in_hand.unlink(missing_ok=True)
 
     # ------------------------------------------------------------ a crash
@@ -119,12 +121,13 @@ class Node:
         try:
             fields = json.loads(self._in_hand.read_text(encoding="utf-8"))
             lost = compose(Metadata(**fields), RecordDict())
-            self._send(link, _error(lost, INTERRUPTED, "the site was restarted while it worked"), time.monotonic())
+            if time.time() < lost.metadata.created_at + lost.metadata.ttl:
+                self._send(link, _error(lost, INTERRUPTED, "the site was restarted while it worked"), time.monotonic())
         except FileNotFoundError:
             return
-        except (OSError, ValueError, TypeError) as error:
-            log.warning("what was in hand cannot be told: %s", error)
-            self._in_hand.unlink(missing_ok=True)
+        except (Exception, Gone) as error:  # the server will learn by waiting
+            log.warning("what was in hand cannot be told: %s: %s", type(error).__name__, error)
+        self._in_hand.unlink(missing_ok=True)
 
 
 def serve(node: Node, address: str, ca: Path | None, key: Path | None) -> None:

@@ -51,7 +51,7 @@ _CODE = '''\
 """The installed fl-distill, as the app of a run: no code of its own travels."""
 
 from fl_distill.client_app import app as client
-from fl_distill.server_app import app as server
+from fl_distill.runtime.superlink_app import app as server
 
 __all__ = ["client", "server"]
 '''
@@ -78,8 +78,10 @@ class Connection:
 
     def submit(self, app: Path, values: dict[str, str]) -> int:
         """Start a run of the app in a folder; returns its id."""
-        config = " ".join(f"{key}={json.dumps(value)}" for key, value in values.items())
-        answer = self._call("run", str(app), "--run-config", config)
+        config = app / "values.toml"  # on the command line Flower takes no quotation marks
+        lines = [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in values.items()]
+        config.write_text("\n".join(lines), encoding="utf-8")
+        answer = self._call("run", str(app), "--run-config", str(config))
         return int(answer["run-id"])
 
     def status(self, run: int) -> str:
@@ -96,9 +98,12 @@ class Connection:
         line = [_flwr(), verb, *arguments[:1], *where, *arguments[1:]]
         if verb == "list":
             line = [_flwr(), verb, *where, *arguments]
-        done = subprocess.run(
-            [*line, "--format", "json"], env=environment, capture_output=True, text=True, timeout=120, check=False
-        )
+        try:
+            done = subprocess.run(
+                [*line, "--format", "json"], env=environment, capture_output=True, text=True, timeout=120, check=False
+            )
+        except subprocess.TimeoutExpired as error:
+            raise RunStopped(f"flwr {verb}: no answer within 120 s") from error
         answer = _json_in(done.stdout)
         if done.returncode or not answer.get("success", False):
             said = answer.get("error-message") or (done.stderr.strip() or done.stdout.strip())[-400:]
@@ -115,6 +120,8 @@ def run_on_superlink(
     resume: bool,
 ) -> Summary:
     """Submit, follow and return the summary; raises `RunStopped` when the run ended early."""
+    if has_writer(folder / EVENTS):
+        raise RunStopped(f"the run in {folder} is still going on: wait for it, or end it with `flwr stop`")
     orders = _orders(config, folder, overrides, resume)
     connection = Connection.of(config["runtime"]["connection"])
     folder = folder.resolve()

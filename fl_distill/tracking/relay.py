@@ -17,8 +17,10 @@ class Relay(Observer):
     """Writes what happens to `events.jsonl` in the run's folder, anew."""
 
     def __init__(self, folder: Path) -> None:
-        self._file = (folder / EVENTS).open("w", encoding="utf-8")
+        part = folder / f".{EVENTS}.part"
+        self._file = part.open("w", encoding="utf-8")
         fcntl.flock(self._file, fcntl.LOCK_EX)  # released when this process ends, however it does
+        part.replace(folder / EVENTS)  # locked from the first moment that anybody can see it
 
     def started(self, run: RunInfo) -> None:
         """Note who takes part."""
@@ -43,6 +45,8 @@ class Relay(Observer):
 
 def has_writer(events: Path) -> bool:
     """Whether the process that writes the file is still there."""
+    if not events.exists():
+        return False
     with events.open(encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -1,0 +1,31 @@
+"""Values of overrides before anything is composed of them."""
+
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+
+from ..errors import ConfigError
+
+
+def plain_value(override: str) -> Any:
+    """What an override says, as lists, maps and scalars, quotes and escapes taken off; interpolations stay texts.
+
+    Raises `ConfigError` where it cannot be read.
+    """
+    try:
+        parsed: Override = OverridesParser.create().parse_override(override)
+        return _plain(parsed.value())
+    except (HydraException, ValueError) as error:
+        raise ConfigError(f"cannot read {override!r}") from error
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {_plain(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    if value is None or isinstance(value, int | float | bool):
+        return value
+    return str(getattr(value, "text", value))  # a quoted text, or what Hydra has a class of its own for

@@ -1,0 +1,21 @@
+"""The ServerApp of a run that `runtime=superlink` submitted: its folder is watched, its requests are few."""
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from ..errors import ConfigError, RunStopped
+from ..jobs import server_job
+from ..server_app import serve
+from .envelope import Sealing
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """What a SuperLink starts."""
+    try:
+        job, resume = server_job(context)
+        serve(Sealing(grid), job, resume=resume, relay=True)
+    except (ConfigError, RunStopped) as error:
+        raise SystemExit(f"fl-distill: {error}") from error
