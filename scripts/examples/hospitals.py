@@ -89,7 +89,7 @@ limits: {{epochs: 10, rounds: 100}}
 policy:
   may_leave: [{", ".join(leaves)}]
   strategies: [{", ".join(strategies)}]
-  min_examples: 20
+  min_examples: 5
   largest_message: 1MB
 """
 
