@@ -12,7 +12,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -235,8 +235,53 @@ def test_counted_bytes_are_those_on_the_wire(environment: dict[str, str], tmp_pa
         logs = "".join(log.read_text(encoding="utf-8", errors="replace")[-3000:] for log in tmp_path.glob("*.log"))
     folders = list((tmp_path / "home" / ".fl-distill" / "runs").glob("*"))
     assert len(folders) == 1, done.stdout + done.stderr + logs
-    rows = [json.loads(line) for line in (folders[0] / "rounds.jsonl").read_text(encoding="utf-8").splitlines()]
-    assert len(rows) == ROUNDS, done.stdout + done.stderr + logs
+    check(folders[0], proxy, done.stdout + done.stderr + logs)
+
+
+NODE = """
+import sys
+from pathlib import Path
+from fl_distill.client_app import app
+from fl_distill.runtime.node import Node, serve
+folder = Path(sys.argv[2])
+serve(Node(app, folder / "site.yaml", folder, folder / "online"), sys.argv[1], None, None)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_counted_bytes_are_those_of_envelopes(environment: dict[str, str], tmp_path: Path) -> None:
+    """Between a SuperLink and this package's own sites, which send each message as one array."""
+    port, run = free_port(), tmp_path / "run"
+    connection = f'[superlink]\ndefault = "here"\n[superlink.here]\naddress = "127.0.0.1:{port}"\ninsecure = true\n'
+    (tmp_path / "flwr" / "config.toml").write_text(connection, encoding="utf-8")
+    environment["PYTHONPATH"] = str(ROOT)
+    link = started(tmp_path / "link.log", BIN / "flower-superlink", "--insecure", "--port", str(port), **environment)
+    with link as server, Proxy(port) as proxy, ExitStack() as stack:
+        listening(port, server)
+        for index in range(SITES):
+            (tmp_path / str(index)).mkdir()
+            text = f"name: site-{index}\npart: {index}\npolicy: {{may_leave: [weights]}}\n"
+            (tmp_path / str(index) / "site.yaml").write_text(text, encoding="utf-8")
+            command = [sys.executable, "-c", NODE, f"127.0.0.1:{proxy.port}", str(tmp_path / str(index))]
+            stack.enter_context(started(tmp_path / f"node-{index}.log", *command, **environment))
+        words = [*OVERRIDES.split(), "runtime=superlink", "runtime.parts=true", f"hydra.run.dir={run}"]
+        done = subprocess.run(
+            [sys.executable, "-m", "fl_distill.cli", *words],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=200,
+            check=False,
+        )
+    logs = "".join(log.read_text(encoding="utf-8", errors="replace")[-3000:] for log in tmp_path.glob("*.log"))
+    assert done.returncode == 0, done.stdout + done.stderr + logs
+    check(run, proxy, logs)
+
+
+def check(folder: Path, proxy: Proxy, logs: str) -> None:
+    rows = [json.loads(line) for line in (folder / "rounds.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert len(rows) == ROUNDS, logs
     assert not any(row["failures"] for row in rows), rows
     messages = SITES * (ROUNDS + 2)  # one a round, one that asks who is there, one that scores the result
     for direction, seen in (("up", proxy.up), ("down", proxy.down)):
