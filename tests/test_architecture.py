@@ -30,6 +30,7 @@ ROOMS: dict[str, set[str]] = {
     "seeds": {"torch"},
     "stretches": set(),
     "targets": own("errors"),
+    "locks": set(),
     "files": {"torch", "safetensors"} | own("errors"),
     "models": {"torch", "torchvision", "safetensors"} | LEAVES,
     "data": {"torch", "numpy", "pandas", "PIL", "datasets", "flwr_datasets", "pyarrow", "safetensors", "sklearn"}
@@ -42,10 +43,10 @@ ROOMS: dict[str, set[str]] = {
     "strategies": {"torch", "flwr.app", "flwr.serverapp"}
     | LEAVES
     | own("knowledge", "codec", "learning", "data.types"),
-    "tracking": {"rich", "matplotlib", "wandb"} | own("errors"),
+    "tracking": {"rich", "matplotlib", "wandb"} | own("errors", "locks"),
     "config": {"hydra", "omegaconf"} | LEAVES | own("codec", "learning", "models", "quantize"),
     "policy": {"yaml"} | LEAVES | own("codec.rate", "config", "halves.leaving"),
-    "deploy": {"cryptography", "yaml"} | own("errors", "__version__", "client_app", "policy", "runtime.node"),
+    "deploy": {"cryptography", "yaml"} | own("errors", "locks", "__version__", "client_app", "policy", "runtime.node"),
     "cli": {PACKAGE},
     "runtime": {"torch", "numpy", "ray", "flwr", "cryptography", PACKAGE},
 }

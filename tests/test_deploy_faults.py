@@ -234,7 +234,7 @@ def test_a_site_that_hangs_costs_its_round(running: Running, tmp_path: Path) -> 
         until(lambda: len(rows(place)) >= 2, "two rounds")
         (worker,) = workers(str(running.folder / "site-1"))
         worker.suspend()
-        time.sleep(20)
+        time.sleep(10)
         worker.resume()
         at = len(rows(place))
         until(lambda: any(not row["failures"] for row in rows(place)[at:]), "the site")

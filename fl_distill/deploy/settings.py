@@ -54,7 +54,7 @@ class Site:
 
     @property
     def online(self) -> Path:
-        """There while a process is connected, and still there when it has died."""
+        """Locked while a process is connected, and still there when it has died."""
         return self.state / "online"
 
     @property

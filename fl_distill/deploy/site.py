@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 from ..errors import ConfigError, FlDistillError
+from ..locks import is_locked
 from . import certificates, keys, probe, processes, units
 from .private import FOLDER, SECRET, attempt, exposed, missing, new_folder, write_new
 from .settings import Site, address_faults, name_faults, read_site
@@ -61,6 +62,8 @@ def start(folder: Path) -> int:
     site = read_site(folder)
     if faults := _faults(site):
         raise ConfigError(faults)
+    if is_locked(site.online):
+        raise FlDistillError(f"{site.name} is online already: another process of {site.folder} runs here")
     refused, waiting = probe.refusals(site.address, site.ca)
     if refused:
         raise ConfigError(refused)

@@ -17,6 +17,7 @@ from flwr.clientapp import ClientApp
 
 from ..codec import payload_bytes
 from ..files import replace_with
+from ..locks import locked
 from .envelope import is_sealed, marked, opened, sealed
 from .flower_private import Gone, Link, compose, linked
 
@@ -47,14 +48,17 @@ class Node:
     folder: Path
     """Where a message that is being worked on is noted."""
     online: Path
-    """A file that is there while the site is connected, and still there when its process has died."""
+    """A file that is locked while the site is connected, and still there when its process has died."""
     largest: int = LARGEST
     _configs: dict[int, dict[str, Any]] = field(default_factory=dict)
 
     def run(self, link: Link, sleep: Callable[[float], None] = time.sleep) -> None:
         """Answer messages until something raises."""
-        replace_with(self.online, b"")
-        self._settle(link)
+        with locked(self.online):
+            self._settle(link)
+            self._serve(link, sleep)
+
+    def _serve(self, link: Link, sleep: Callable[[float], None]) -> None:
         since = time.monotonic()
         while True:
             try:

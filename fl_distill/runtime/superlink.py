@@ -20,9 +20,10 @@ from .. import __version__
 from ..errors import ConfigError, RunStopped
 from ..files import replace_with
 from ..jobs import ORDERS
+from ..locks import is_locked
 from ..policy import checked, shared
 from ..tracking import Observers, Summary
-from ..tracking.relay import EVENTS, has_writer, replay
+from ..tracking.relay import EVENTS, replay
 
 LOOK_S = 0.1
 ASK_S = 10.0
@@ -120,7 +121,7 @@ def run_on_superlink(
     resume: bool,
 ) -> Summary:
     """Submit, follow and return the summary; raises `RunStopped` when the run ended early."""
-    if has_writer(folder / EVENTS):
+    if is_locked(folder / EVENTS):
         raise RunStopped(f"the run in {folder} is still going on: wait for it, or end it with `flwr stop`")
     orders = _orders(config, folder, overrides, resume)
     connection = Connection.of(config["runtime"]["connection"])
@@ -164,7 +165,7 @@ def _follow(events: Path, observers: Observers, status: Callable[[], str], check
     while True:
         check_stop()
         if events.exists():
-            gone = not has_writer(events)
+            gone = not is_locked(events)
         elif time.monotonic() - asked > ASK_S:
             asked, gone = time.monotonic(), status().startswith("finished")
         lines, read = _new_lines(events, read)

@@ -1,12 +1,12 @@
 """What observers of a run hear, as lines of a file, so that another process can hear it too."""
 
-import fcntl
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, final
 
+from ..locks import locked
 from .observer import Observer, Row, RunInfo, SiteInfo, Status, Summary
 
 EVENTS = "events.jsonl"
@@ -17,10 +17,7 @@ class Relay(Observer):
     """Writes what happens to `events.jsonl` in the run's folder, anew."""
 
     def __init__(self, folder: Path) -> None:
-        part = folder / f".{EVENTS}.part"
-        self._file = part.open("w", encoding="utf-8")
-        fcntl.flock(self._file, fcntl.LOCK_EX)  # released when this process ends, however it does
-        part.replace(folder / EVENTS)  # locked from the first moment that anybody can see it
+        self._file = locked(folder / EVENTS)
 
     def started(self, run: RunInfo) -> None:
         """Note who takes part."""
@@ -38,21 +35,13 @@ class Relay(Observer):
         """Note the end."""
         self._tell("finished", [summary, status])
 
+    def close(self) -> None:
+        """Give up the file."""
+        self._file.close()
+
     def _tell(self, what: str, about: Any) -> None:
         self._file.write(json.dumps({what: about}) + "\n")
         self._file.flush()
-
-
-def has_writer(events: Path) -> bool:
-    """Whether the process that writes the file is still there."""
-    if not events.exists():
-        return False
-    with events.open(encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
 
 
 def replay(line: str, observer: Observer) -> str:
