@@ -137,7 +137,11 @@ class Roster:
         if len(counts) != len(self._classes) or not all(whole(count, 0) for count in counts):
             return f"its label-counts are no {len(self._classes)} whole numbers >= 0"
         if about.get("public", "") != self._public:
-            return "its public set is not the server's: give all the same data, `public` and `seed`"
+            theirs, ours = (str(text)[:8] or "none" for text in (about.get("public", ""), self._public))
+            return (
+                f"the public set of {about['name']!s} ({theirs}) is not the server's ({ours}): give all the same file, "
+                "or in a simulation the same data, `public` and `seed`"
+            )
         if self._models is not None and about["model"] not in self._models:
             return f"its model is {str(about['model'])[:40]!r}, the server knows {', '.join(sorted(self._models))}"
         known = self._members.get(str(about["name"]))

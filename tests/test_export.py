@@ -19,7 +19,7 @@ from fl_distill.export import FORMATS, Measured, measured
 from fl_distill.files import load_tensors, save_tensors
 from fl_distill.learning import evaluate
 from fl_distill.quantize import to_int8
-from fl_distill.workplace import workplace
+from fl_distill.workplace import job_text, workplace
 
 from .test_quantize import images, warmed
 
@@ -48,8 +48,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def held_out(run: Path) -> Split:
-    job = json.dumps({"config": json.loads((run / "job.json").read_text())["config"], "folder": str(run)})
-    return workplace(job).federation.test
+    config = json.loads((run / "job.json").read_text())["config"]
+    return workplace(job_text(config, run)).federation.test
 
 
 def scores_of(path: Path, x: Tensor) -> np.ndarray:

@@ -101,8 +101,8 @@ def test_knowledge_that_is_off_costs_its_sender_each_round(
 @pytest.mark.parametrize(
     ("here", "sentence"),
     [
-        (("public=0.2",), "its public set is not the server's"),
-        (("seed=1",), "its public set is not the server's"),
+        (("public=0.2",), "give all the same file"),
+        (("seed=1",), "give all the same file"),
         (("public=0",), "raised ConfigError"),
     ],
 )

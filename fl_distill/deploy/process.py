@@ -19,7 +19,7 @@ def main(folder: Path) -> None:
     signal.signal(signal.SIGTERM, _stop)
     site = read_site(folder)
     try:
-        serve(Node(app, site.settings, site.state, site.online), site.address, site.ca, site.key)
+        serve(Node(app, site.settings, site.state, site.online, site.name), site.address, site.ca, site.key)
     except KeyboardInterrupt:
         sys.exit(0)
 

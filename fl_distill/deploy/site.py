@@ -131,7 +131,6 @@ def _faults(site: Site) -> list[str]:
 
 
 def _settings_faults(site: Site) -> list[str]:
-    from ..policy import read
+    from ..policy import absent, read
 
-    read(site.settings)
-    return []
+    return absent(read(site.settings))

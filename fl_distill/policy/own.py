@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import yaml
 
 from ..checks import require, whole
+from ..config import options
 from ..errors import ConfigError
 from ..targets import nearest
 from .rules import Limits, Policy
@@ -91,10 +92,29 @@ def read(path: Path) -> Own:
     return own
 
 
+def absent(own: Own) -> list[str]:
+    """A sentence for each file that a site names and that is not there, and for a model that nobody knows."""
+    named = {"dataset.path": own.dataset.get("path"), "public_dataset": own.public_dataset}
+    named["test_dataset"] = own.test_dataset
+    faults = [
+        f"{setting}: there is no {path}: say where the file lies"
+        for setting, path in named.items()
+        if isinstance(path, str) and Path(path).suffix and not Path(path).exists()
+    ]
+    known = options()["model"]
+    if own.model is not None and own.model not in known:
+        faults.append(f"model: {own.model!r} is no model{nearest(own.model, known)}")
+    return faults
+
+
 def _part(path: Path, name: str, kind: Callable[..., T], values: Any, faults: list[str]) -> T | None:
     where = f"{path}: {name}" if name else str(path)
     if not isinstance(values, Mapping):
         faults.append(f"{where} must hold settings, not {values!r}")
+        return None
+    known = getattr(kind, "__dataclass_fields__", {})
+    if strange := [f"{where}.{key}: no such setting{nearest(str(key), known)}" for key in values if key not in known]:
+        faults += strange
         return None
     try:
         return kind(**values)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from flwr.app import Context, Error, Message, Metadata, RecordDict
+from flwr.app import Context, Error, Message, MessageType, Metadata, RecordDict
 from flwr.clientapp import ClientApp
 
 from ..codec import payload_bytes
@@ -49,6 +49,8 @@ class Node:
     """Where a message that is being worked on is noted."""
     online: Path
     """A file that is locked while the site is connected, and still there when its process has died."""
+    name: str = ""
+    """Of the site: a refusal before the server knows it says who refuses."""
     largest: int = LARGEST
     _configs: dict[int, dict[str, Any]] = field(default_factory=dict)
 
@@ -94,6 +96,8 @@ class Node:
         )
         enveloped = is_sealed(message.content)
         reply = self.app(compose(message.metadata, opened(message.content)), context)
+        if reply.has_error() and message.metadata.message_type == MessageType.QUERY:
+            return _error(message, reply.error.code, _named(self.name, reply.error.reason or ""))
         if reply.has_content():
             reply.content = sealed(reply.content) if enveloped else marked(reply.content)
         return reply
@@ -145,6 +149,10 @@ def serve(node: Node, address: str, ca: Path | None, key: Path | None) -> None:
             time.sleep(1.0)
     finally:
         node.online.unlink(missing_ok=True)
+
+
+def _named(name: str, reason: str) -> str:
+    return reason if not name or reason.startswith(f"{name}: ") else f"{name}: {reason}"
 
 
 def _error(message: Message, code: int, reason: str) -> Message:

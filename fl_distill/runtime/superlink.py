@@ -26,6 +26,8 @@ from ..tracking import Observers, Summary
 from ..tracking.relay import EVENTS, replay
 
 LOOK_S = 0.1
+LAST_WORDS_S = 90.0
+"""For how long a run that continues waits for its earlier part to end."""
 ASK_S = 10.0
 """Seconds without news after which the SuperLink is asked whether the run is still alive."""
 
@@ -70,7 +72,16 @@ class Connection:
     @staticmethod
     def of(text: str | None) -> "Connection":
         """A federation's folder, or the name of a connection of the user's own; None for the default one."""
-        home = Path(text or "") / "flwr"
+        home, own = (
+            Path(text or "") / "flwr",
+            Path(os.environ.get("FLWR_HOME") or Path.home() / ".flwr") / "config.toml",
+        )
+        known = own.read_text(encoding="utf-8") if own.is_file() else ""
+        if text and not (home / "config.toml").is_file() and f"[superlink.{text}]" not in known:
+            raise ConfigError(
+                f"runtime.connection={text} is no folder that `fl-distill federation new` made, "
+                f"nor the name of a connection in {own}"
+            )
         return (
             Connection("", home.resolve())
             if text and (home / "config.toml").is_file()
@@ -121,8 +132,7 @@ def run_on_superlink(
     resume: bool,
 ) -> Summary:
     """Submit, follow and return the summary; raises `RunStopped` when the run ended early."""
-    if is_locked(folder / EVENTS):
-        raise RunStopped(f"the run in {folder} is still going on: wait for it, or end it with `flwr stop`")
+    _wait_for_the_last(folder / EVENTS, check_stop)
     orders = _orders(config, folder, overrides, resume)
     connection = Connection.of(config["runtime"]["connection"])
     folder = folder.resolve()
@@ -145,6 +155,16 @@ def run_on_superlink(
     if summary["status"] != "finished":
         raise RunStopped(summary["reason"])
     return summary
+
+
+def _wait_for_the_last(events: Path, check_stop: Callable[[], None]) -> None:
+    """A ServerApp that was told to stop still writes its last words."""
+    deadline = time.monotonic() + LAST_WORDS_S
+    while is_locked(events):
+        check_stop()
+        if time.monotonic() > deadline:
+            raise RunStopped(f"the run in {events.parent} is still going on: wait for it, or end it with `flwr stop`")
+        time.sleep(LOOK_S)
 
 
 def _orders(config: dict[str, Any], folder: Path, overrides: Sequence[str], resume: bool) -> dict[str, Any]:
