@@ -108,7 +108,17 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 def site_at(running: Running, folder: Path, name: str) -> Path:
     site.new(folder / name, name, running.address, running.folder / "ca.pem")
-    return folder / name
+    return with_data(folder / name)
+
+
+def with_data(folder: Path) -> Path:
+    """The site as its owner leaves it: with a file of data."""
+    settings, data = folder / "site.yaml", folder / "data.csv"
+    data.write_text("a,y\n1,0\n", encoding="utf-8")
+    text = settings.read_text(encoding="utf-8")
+    assert "/path/to/data.csv" in text
+    settings.write_text(text.replace("/path/to/data.csv", str(data)), encoding="utf-8")
+    return folder
 
 
 def refused(folder: Path) -> str:
@@ -157,6 +167,9 @@ def left_of(folder: Path) -> list[str]:
 def test_a_site_with_another_authority_does_not_start(running: Running, tmp_path: Path) -> None:
     (tmp_path / "other.pem").write_bytes(certificates.authority("other").pem)
     site.new(tmp_path / "site", "clinic", running.address, tmp_path / "other.pem")
+    with pytest.raises(ConfigError, match="dataset.path: there is no /path/to/data.csv"):
+        site.start(tmp_path / "site")
+    with_data(tmp_path / "site")
     with pytest.raises(ConfigError, match="did not sign .* ask the operator for ca.pem"):
         site.start(tmp_path / "site")
 
