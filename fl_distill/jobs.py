@@ -51,16 +51,20 @@ def site_job(context: Context) -> str:
         return job
     if context.run_config.get("job"):
         raise Refused(f"a node without a site.yaml: start it with --node-config '{SITE_FILE}=\"PATH\"'")
-    return _composed_job(overrides, str(context.run_config.get("config-dir", "")), context.run_id)
+    return run_job(context)
 
 
-def server_job(context: Context) -> tuple[str, bool]:
-    """The job of a ServerApp, and whether it resumes."""
-    if folder := str(context.run_config.get("folder", "")):
-        orders = json.loads((Path(folder) / ORDERS).read_text(encoding="utf-8"))
-        return job_text(orders["config"], Path(folder), server_of(orders["config"])), bool(orders["resume"])
+def run_job(context: Context) -> str:
+    """The job that `flwr run --run-config 'overrides="…"'` describes, for its server and its sites alike."""
     overrides, config_dir = (str(context.run_config.get(key, "")) for key in ("overrides", "config-dir"))
-    return _composed_job(overrides, config_dir, context.run_id), False
+    return _composed_job(overrides, config_dir, context.run_id)
+
+
+def ordered_job(context: Context) -> tuple[str, bool]:
+    """The job that a submitter left in the run folder for the ServerApp, and whether it resumes."""
+    folder = Path(str(context.run_config["folder"]))
+    orders = json.loads((folder / ORDERS).read_text(encoding="utf-8"))
+    return job_text(orders["config"], folder, server_of(orders["config"])), bool(orders["resume"])
 
 
 def server_of(config: Mapping[str, Any]) -> str | None:

@@ -17,7 +17,7 @@ from .codec import decode, encode
 from .collect import Collector, never
 from .errors import ConfigError, RunStopped
 from .files import save_tensors
-from .jobs import server_job
+from .jobs import run_job
 from .learning import evaluate
 from .roster import Member, Roster
 from .rounds import Hooks, Progress, Rounds
@@ -302,7 +302,6 @@ app = ServerApp()
 def main(grid: Grid, context: Context) -> None:
     """What a SuperLink starts."""
     try:
-        job, resume = server_job(context)
-        serve(grid, job, resume=resume)
+        serve(grid, run_job(context))
     except (ConfigError, RunStopped) as error:
         raise SystemExit(f"fl-distill: {error}") from error

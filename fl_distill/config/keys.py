@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ..codec.chain import NONE
 from ..targets import nearest
+from .values import written
 
 OPEN_MAPS = ("per_site", "models", "collect.away", "codec.sites")
 """Settings that hold names of the user's own (sites), which no default can list."""
@@ -47,7 +48,7 @@ def lines(parsed: Sequence[Override], base: DictConfig) -> list[str]:
     settings = spelled_out(OmegaConf.to_container(base, resolve=False))
     changed = sorted({found[0] for o in parsed if (found := _WAY.match(o.key_or_group)) and not _free(o)})
     # A list gives way to a map only by way of null.
-    maps = [f"++{name}={said}" for name in changed for said in ("null", _written(_at(settings, name) or _WHOLE_WAY))]
+    maps = [f"++{name}={said}" for name in changed for said in ("null", written(_at(settings, name) or _WHOLE_WAY))]
     return [*maps, *map(_line, parsed)]
 
 
@@ -95,14 +96,3 @@ def _at(settings: Any, key: str) -> Any:
 
 def _way(said: Any) -> dict[str, Any]:
     return {**_WHOLE_WAY, **(said if isinstance(said, Mapping) else {"codec": said})}
-
-
-def _written(value: Any) -> str:
-    """A plain value in Hydra's grammar."""
-    if isinstance(value, Mapping):
-        return "{" + ",".join(f"{key}:{_written(inner)}" for key, inner in value.items()) + "}"
-    if isinstance(value, list):
-        return "[" + ",".join(map(_written, value)) + "]"
-    if isinstance(value, str):
-        return "'" + value.replace("'", "\\'") + "'"
-    return "null" if value is None else str(value)

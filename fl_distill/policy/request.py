@@ -1,13 +1,12 @@
 """What a federation asks of a site: plain overrides, which the site composes with its own installed configuration."""
 
-import json
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ..config import composed, typed
-from ..config.values import plain_value
+from ..config.values import plain_value, written
 from ..errors import ConfigError
 from ..targets import TARGET
 from .own import Own
@@ -85,7 +84,7 @@ def compose_request(overrides: str, own: Own) -> dict[str, Any]:
     if found := refusals(asked, mine):
         raise Refused("; ".join(found))
     asked = [text for text in asked if not (own.model and re.match(r"models?[.=]", text))]
-    config, _ = composed([*asked, *(f"{key}={_written(value)}" for key, value in mine.items())])
+    config, _ = composed([*asked, *(f"{key}={written(value)}" for key, value in mine.items())])
     known = set(_targets(own.dataset))
     if any(not target.startswith(INSTALLED) and target not in known for target in _targets(config)):
         raise Refused("a request may not choose code: what it names is no part of fl-distill")
@@ -112,15 +111,3 @@ def checked(overrides: Sequence[str]) -> str:
     if found := refusals(overrides, {}):
         raise ConfigError(found)
     return shlex.join(overrides)
-
-
-def _written(value: Any) -> str:
-    """A value of YAML in Hydra's grammar: every text in quotes, so that it is a text whatever it holds."""
-    if isinstance(value, str):
-        # In quotes a backslash is itself, except before a quote.
-        return "'" + re.sub(r"(\\*)('|$)", lambda m: 2 * m[1] + ("\\'" if m[2] else ""), value) + "'"
-    if isinstance(value, Mapping):
-        return "{" + ",".join(f"{key}:{_written(item)}" for key, item in value.items()) + "}"
-    if isinstance(value, list | tuple):
-        return "[" + ",".join(map(_written, value)) + "]"
-    return json.dumps(value, default=str)
