@@ -133,7 +133,7 @@ class Client:
         done = fit(
             model or self.model,
             data or self.site.train,
-            self.settings,
+            self.settings.in_round(task.round),
             order,
             loss=loss,
             terms=terms,
@@ -152,7 +152,7 @@ class Client:
         """Learn from examples that are not the site's own, for `epochs` passes."""
         if self.most_epochs is not None and epochs > self.most_epochs:
             raise BadUpdate(f"{purpose} asks for {epochs} epochs, this site does at most {self.most_epochs} at a time")
-        settings = replace(self.settings, steps=None, epochs=epochs)
+        settings = replace(self.settings.in_round(task.round), steps=None, epochs=epochs)
         torch.manual_seed(derive(self.seed, purpose, "dropout", self.site.name, task.round))
         order = self.stream(purpose, task)
         return fit(model or self.model, data, settings, order, loss=loss, precision=self.precision or "full")

@@ -1,15 +1,18 @@
 """Local training against torch's own optimisers and written-out formulas."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.utils import parameters_to_vector
 
-from fl_distill.data.types import Split
+from fl_distill.client import Client, Task
+from fl_distill.data.types import Site, Split
 from fl_distill.learning import Diverged, Settings, evaluate, fit, full_gradient, predict, proximal, trainable
 from fl_distill.learning.fit import _batches
 from fl_distill.seeds import derive, generator
@@ -99,9 +102,29 @@ def test_a_fixed_number_of_steps_replaces_epochs() -> None:
     assert Settings(epochs=0.5, batch_size=10).planned_steps(100) == 5
 
 
+def test_the_learning_rate_decays_from_round_to_round() -> None:
+    assert [Settings(lr=0.8, lr_decay=0.5).in_round(t).lr for t in (1, 2, 4)] == [0.8, 0.4, 0.1]
+    assert Settings(lr=0.3).in_round(100).lr == 0.3
+
+
+@pytest.mark.parametrize("purpose", ["train", "study"])
+def test_a_site_learns_at_the_rate_of_its_round(purpose: str, tmp_path: Path) -> None:
+    def moved(number: int, settings: Settings) -> Tensor:
+        model, examples = net(), data()
+        client = Client(Site("a", examples, examples, examples), model, settings, 0, tmp_path)
+        before = parameters_to_vector(model.parameters()).detach().clone()
+        task = Task(round=number)
+        client.train(task) if purpose == "train" else client.study(task, "digest", examples, 1, F.cross_entropy)
+        return parameters_to_vector(model.parameters()).detach() - before
+
+    plain, decayed = Settings(epochs=1, lr=0.1), Settings(epochs=1, lr=0.4, lr_decay=0.5)
+    assert torch.equal(moved(3, decayed), moved(3, plain))
+    assert not torch.equal(moved(2, decayed), moved(2, plain))
+
+
 def test_bad_settings_are_all_named_at_once() -> None:
-    with pytest.raises(ValueError, match=r"optimizer.*lr.*momentum.*batch_size.*epochs.*steps.*clip_norm"):
-        Settings("sgdd", lr=-1, momentum=1, batch_size=0, epochs=0, steps=0, clip_norm=-1)
+    with pytest.raises(ValueError, match=r"optimizer.*lr .*lr_decay.*momentum.*batch_size.*epochs.*steps.*clip_norm"):
+        Settings("sgdd", lr=-1, lr_decay=2, momentum=1, batch_size=0, epochs=0, steps=0, clip_norm=-1)
 
 
 def test_the_proximal_term_is_its_formula_and_so_is_its_gradient() -> None:

@@ -1,7 +1,7 @@
 """How one site trains in one round."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..checks import number, positive, require, whole
 
@@ -15,6 +15,8 @@ class Settings:
 
     optimizer: str = "sgd"
     lr: float = 0.05
+    lr_decay: float = 1.0
+    """Round t trains at lr * lr_decay^(t - 1)."""
     momentum: float = 0.9
     weight_decay: float = 0.0
     batch_size: int = 32
@@ -30,6 +32,7 @@ class Settings:
             (self.optimizer in OPTIMIZERS, f"optimizer is one of {', '.join(OPTIMIZERS)}, not {self.optimizer!r}"),
             (self.schedule in SCHEDULES, f"schedule is one of {', '.join(SCHEDULES)}, not {self.schedule!r}"),
             (positive(self.lr), f"lr must be a positive number, not {self.lr}"),
+            (number(self.lr_decay, 1e-9, 1), f"lr_decay must be in (0, 1], not {self.lr_decay}"),
             (number(self.momentum, 0, 1 - 1e-9), f"momentum must be in [0, 1), not {self.momentum}"),
             (number(self.weight_decay, 0), f"weight_decay must be >= 0, not {self.weight_decay}"),
             (whole(self.batch_size), f"batch_size must be a whole number >= 1, not {self.batch_size}"),
@@ -41,6 +44,10 @@ class Settings:
                 f"clip_norm must be > 0 or null, not {self.clip_norm}",
             ),
         )
+
+    def in_round(self, number: int) -> "Settings":
+        """The settings of this round, counted from 1: the learning rate has decayed."""
+        return replace(self, lr=self.lr * self.lr_decay ** (number - 1)) if self.lr_decay != 1 else self
 
     def planned_steps(self, examples: int, work: float = 1.0) -> int:
         """Batches to train on: `steps`, or `epochs` passes; `work` in (0, 1] is the part that gets done."""
