@@ -15,7 +15,7 @@ from .learning import Score, Settings, Term, Trained, evaluate, fit
 from .learning.fit import Augment
 from .learning.losses import Loss
 from .quantize import quantize_
-from .seeds import derive, generator
+from .seeds import derive, generator, seed_torch
 from .store import SiteStore
 
 Scalars = dict[str, int | float]
@@ -128,7 +128,7 @@ class Client:
     ) -> Scalars:
         """One round of local training on the site's own examples (or `data`, the same examples with other targets)."""
         # Dropout draws from torch's global generator: give it this site's and round's stream.
-        torch.manual_seed(derive(self.seed, "dropout", self.site.name, task.round))
+        seed_torch(derive(self.seed, "dropout", self.site.name, task.round), self.settings.device)
         order = generator(self.seed, "fit", self.site.name, task.round)
         done = fit(
             model or self.model,
@@ -153,7 +153,7 @@ class Client:
         if self.most_epochs is not None and epochs > self.most_epochs:
             raise BadUpdate(f"{purpose} asks for {epochs} epochs, this site does at most {self.most_epochs} at a time")
         settings = replace(self.settings.in_round(task.round), steps=None, epochs=epochs)
-        torch.manual_seed(derive(self.seed, purpose, "dropout", self.site.name, task.round))
+        seed_torch(derive(self.seed, purpose, "dropout", self.site.name, task.round), settings.device)
         order = self.stream(purpose, task)
         return fit(model or self.model, data, settings, order, loss=loss, precision=self.precision or "full")
 

@@ -11,6 +11,15 @@ def derive(seed: int, *labels: str | int) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
+def seed_torch(seed: int, device: str = "cpu") -> None:
+    """Seed torch's global generator of the CPU, and that of `device`, for what draws from them, such as dropout."""
+    # torch.manual_seed would also note, for every other kind of device and with a traceback, that it has to be seeded
+    # if it is ever used: a millisecond a call, and a note that stays.
+    torch.default_generator.manual_seed(seed)
+    if (kind := torch.device(device).type) != "cpu":
+        torch.get_device_module(kind).manual_seed_all(seed)
+
+
 def generator(seed: int, *labels: str | int) -> torch.Generator:
     """A CPU generator for the stream named by `labels`, for example `generator(0, "fit", "site-3", 7)`."""
     return torch.Generator().manual_seed(derive(seed, *labels))

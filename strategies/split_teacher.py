@@ -12,7 +12,7 @@ from ..codec import Form, decode, encode, narrowed, schema_of
 from ..data.types import Split
 from ..errors import BadUpdate
 from ..learning import Diverged, Settings, fit, predict, taught, taught_target
-from ..seeds import derive, generator
+from ..seeds import derive, generator, seed_torch
 from .base import SiteStrategy, Value
 from .combiner import Combiner, Facts, Sender, record_of
 
@@ -101,7 +101,7 @@ class _Teacher(Combiner):
         x = torch.cat([part["features"].float() for part in parts])
         logits, labels = (torch.cat([part[name] for part in parts]) for name in ("logits", "labels"))
         model, seed = self._network(), derive(self._facts.seed, "server", self._round)
-        torch.manual_seed(derive(seed, "dropout"))
+        seed_torch(derive(seed, "dropout"), self._plan.device)
         data = Split(x, taught_target(logits.float(), labels.long()))
         before = self.state()
         try:

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import final
 
-import torch
 from torch import Tensor, nn
 
 from ..checks import number, positive, require, whole
@@ -12,7 +11,7 @@ from ..data.types import Split
 from ..learning import Diverged, Settings, attention_distance, digest_loss, fit, predict, taught, taught_target
 from ..learning.distil import distil
 from ..learning.transfer import DEEP, SHALLOW, Attending, express, shows_maps
-from ..seeds import derive, generator
+from ..seeds import derive, generator, seed_torch
 from .combiner import Facts
 
 
@@ -85,7 +84,7 @@ class ServerModel:
             self._model = self._facts.model(self.architecture, None)
             if self._plan.pretrain_epochs:
                 plan = replace(self._plan.settings, epochs=self._plan.pretrain_epochs, steps=None)
-                torch.manual_seed(derive(self._facts.seed, "server", "pretrain"))
+                seed_torch(derive(self._facts.seed, "server", "pretrain"), plan.device)
                 self._model.to(plan.device)
                 fit(self._model, self._public, plan, generator(self._facts.seed, "server", "pretrain-order"))
         return self._model

@@ -9,7 +9,7 @@ from ..errors import BadUpdate
 from ..learning import mean_squared
 from ..learning.losses import attention_distance
 from ..learning.transfer import DEEP, FEATURES, SHALLOW, Attending, Projecting, shows_maps
-from ..seeds import derive
+from ..seeds import derive, seed_torch
 
 
 def study_stages(client: Client, task: Task, x: Tensor, epochs: float) -> None:
@@ -35,7 +35,7 @@ def _study_features(client: Client, task: Task, data: Split, epochs: float) -> N
     bridge = nn.Linear(seen.shape[1], data.y.shape[1])
     held = memory.load(before=task.round)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive(client.seed, "bridge", client.site.name))
+        seed_torch(derive(client.seed, "bridge", client.site.name))
         bridge.reset_parameters()
     if held is not None and held["weight"].shape == bridge.weight.shape:
         bridge.load_state_dict(held)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ..data.types import Split
-from ..seeds import derive, generator
+from ..seeds import derive, generator, seed_torch
 from .fit import Trained, fit, predict
 from .losses import Loss
 from .settings import Settings
@@ -33,7 +33,7 @@ def distil(
     2020, arXiv 2006.07242, but against what was said, so that no labels are needed). `seed` orders all.
     """
     model.to(settings.device)
-    torch.manual_seed(derive(seed, "dropout"))
+    seed_torch(derive(seed, "dropout"), settings.device)
     if patience is None or len(x) < 2:
         return fit(model, Split(x, target), settings, generator(seed, "order"), loss=loss)
     order = torch.randperm(len(x), generator=generator(seed, "held-out"))

@@ -18,6 +18,7 @@ import torch
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 
+from ..seeds import seed_torch
 from . import frames, wire
 from .flower_private import NO_REPLY, RAISED, node_config
 from .shared import Region
@@ -77,7 +78,7 @@ def seed_globally(seed: int) -> None:
     """Seed the global generators of Python, numpy and torch (CPU)."""
     random.seed(seed)
     np.random.seed(seed & 0xFFFFFFFF)
-    torch.default_generator.manual_seed(seed)
+    seed_torch(seed)
 
 
 def _check_reply(reply: object, message: Message) -> None:
