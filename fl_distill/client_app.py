@@ -11,7 +11,7 @@ from flwr.clientapp import ClientApp
 
 from . import __version__, halves
 from .client import Client, Outcome, Task
-from .codec import decode, encode, payload_bytes
+from .codec import Latest, encode, payload_bytes
 from .errors import BadUpdate
 from .jobs import JobOf, site_job
 from .learning import Diverged
@@ -114,7 +114,7 @@ def _client(place: Workplace, index: int) -> Client:
     settings, name = e.settings(site.name), place.model_name(index)
     return Client(
         site=site,
-        model=place.model(name).to(settings.device),
+        model=place.model(name, settings.device),
         settings=settings,
         seed=e.seed,
         folder=place.folder / "sites",
@@ -134,12 +134,15 @@ def _memory(job_of: JobOf, context: Context) -> FileMemory:
     return FileMemory(place.folder / "sites", place.federation.names[_index(place, context)])
 
 
+_received = Latest()
+
+
 def _task(message: Message) -> Task:
     arrays = message.content.array_records.get("arrays")
     config = message.content.config_records.get("config", ConfigRecord())
     return Task(
         round=int(str(config.get("server-round", 0))),
-        weights=decode(arrays) if arrays else {},
+        weights=_received(arrays) if arrays else {},
         mu=float(str(config.get("proximal-mu", 0.0))),
         work=min(1.0, float(str(config.get("work", 1.0)))),
         score=bool(config.get("score", True)),

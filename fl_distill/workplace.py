@@ -68,7 +68,7 @@ class Workplace:
         self.most_epochs: float | None = None
         self._participant = participant
         self._sites: dict[int, Site] = {}
-        self._models: dict[str, nn.Module] = {}
+        self._models: dict[tuple[str, str], nn.Module] = {}
         self._initial: dict[str, dict[str, Tensor]] = {}
         self._checked = False
         torch.set_num_threads(experiment.runtime.threads)
@@ -140,11 +140,11 @@ class Workplace:
         """How many sites take part."""
         return self.experiment.sites if self._participant is not None else len(self.federation.names)
 
-    def model(self, name: str) -> nn.Module:
-        """The process's one instance of this model; whoever uses it loads the weights first."""
-        if name not in self._models:
-            self._models[name] = self.fresh_model(name)
-        return self._models[name]
+    def model(self, name: str, device: str = "cpu") -> nn.Module:
+        """The process's one instance of this model on a device; whoever uses it loads the weights first."""
+        if (name, device) not in self._models:
+            self._models[name, device] = self.fresh_model(name).to(device)
+        return self._models[name, device]
 
     def initial(self, name: str) -> dict[str, Tensor]:
         """The weights of an untrained model of this name; not to be changed."""

@@ -7,7 +7,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fl_distill.codec import Form, decode, encode, payload_bytes, schema_of
+from fl_distill.codec import Form, Latest, decode, encode, payload_bytes, schema_of
 from fl_distill.errors import BadUpdate
 
 DTYPES = [
@@ -124,3 +124,18 @@ def test_payload_counts_what_is_in_the_records() -> None:
     )
     assert payload_bytes(content) == len("weight") + len(arrays["weight"].data) + 4 + 8 + 4 + 2 + 1 + 16 + 3 + 3
     assert schema_of(arrays) == {"weight": Form((10,), "float32")}
+
+
+def test_the_same_bytes_are_decoded_once_and_others_again() -> None:
+    latest, record = Latest(), encode({"a": torch.ones(3), "b": torch.zeros(2, 2)})
+    same = ArrayRecord({name: Array(a.dtype, a.shape, a.stype, a.data) for name, a in record.items()})
+    first, again = latest(record), latest(same)
+    assert all(first[name] is again[name] for name in first)
+    first.clear()
+    assert list(latest(record)) == ["a", "b"]
+    other = encode({"a": torch.ones(3), "b": torch.zeros(2, 2)})  # equal, but not the same bytes
+    assert latest(other)["a"] is not again["a"]
+    renamed = ArrayRecord({f"x{name}": array for name, array in other.items()})
+    assert list(latest(renamed)) == ["xa", "xb"]
+    with pytest.raises(BadUpdate):
+        latest(ArrayRecord({"a": Array("float32", (4,), other["a"].stype, other["a"].data)}))

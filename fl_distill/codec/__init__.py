@@ -2,6 +2,7 @@
 
 from .arrays import (
     Form,
+    Latest,
     Schema,
     decode,
     encode,
@@ -15,6 +16,7 @@ from .arrays import (
 
 __all__ = [
     "Form",
+    "Latest",
     "Schema",
     "decode",
     "encode",

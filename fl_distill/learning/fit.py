@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -75,7 +76,7 @@ def fit(
     for batch in _batches(len(data), settings.batch_size, planned, least, generator):
         x = data.x[batch]
         x = (augment(x, generator) if augment else x).to(settings.device)
-        with rounded_weights(model, chosen):
+        with rounded_weights(model, chosen) if chosen else nullcontext():
             value = loss(model(x), data.y[batch].to(settings.device))
             for term in terms:
                 value = value + term(model)

@@ -19,7 +19,7 @@ from . import frames
 from .crew import Crew
 from .flower_private import UNAVAILABLE, Run, compose, empty_run, identity, stamp
 from .inbox import Inbox
-from .tasks import States, Task
+from .tasks import States, Task, check_instruction
 from .worker import Job, answer, seeded
 
 FIRST_NODE = 1001
@@ -127,7 +127,7 @@ class ProcessGrid(Grid):
             raise FlDistillError("The grid is closed; make a new one.")
         messages = list(messages)
         for message in messages:
-            _check_instruction(message)
+            check_instruction(message)
         return [self._push(message) for message in messages]
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
@@ -215,9 +215,3 @@ class ProcessGrid(Grid):
         if reply.has_error():
             return compose(reply.metadata, Error(reply.error.code, reply.error.reason))
         return compose(reply.metadata, frames.decode(*frames.encode(reply.content)))
-
-
-def _check_instruction(message: Message) -> None:
-    """Raises `ValueError` for an error, a reply, or a message that is past its time before it starts."""
-    if message.has_error() or message.metadata.reply_to_message_id or not message.metadata.ttl > 0:
-        raise ValueError(f"Expected an instruction with content and a positive ttl, got {message.metadata}.")

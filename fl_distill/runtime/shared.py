@@ -74,6 +74,29 @@ class Region:
         return self._map
 
 
+_borrowed: dict[tuple[int, int, int], Region] = {}
+_MOST_BORROWED = 64
+
+
+def borrowed(process: int, descriptor: int, inode: int) -> Region | None:
+    """Another process's file, to read and write; None where it is out of reach, on another machine for example."""
+    key = process, descriptor, inode
+    if key in _borrowed:
+        _borrowed[key] = _borrowed.pop(key)  # the last to be dropped
+    else:
+        try:
+            found = os.open(f"/proc/{process}/fd/{descriptor}", os.O_RDWR)
+        except OSError:
+            return None
+        if os.fstat(found).st_ino != inode:  # the same numbers, elsewhere
+            os.close(found)
+            return None
+        while len(_borrowed) >= _MOST_BORROWED:
+            _borrowed.pop(next(iter(_borrowed))).close()
+        _borrowed[key] = Region(found, writable=True)
+    return _borrowed[key]
+
+
 @dataclass(slots=True)
 class Item:
     """Bytes that lie in the library; `users` counts the messages on their way that need them."""

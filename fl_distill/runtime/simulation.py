@@ -13,6 +13,8 @@ from flwr.serverapp import Grid, ServerApp
 
 from ..config.schema import Runtime
 from ..errors import ConfigError, RunStopped
+from .carrier import carrier
+from .packing import Packing, carriers
 
 T = TypeVar("T")
 Serve = Callable[[Grid, Callable[[], None]], T]
@@ -21,10 +23,12 @@ Serve = Callable[[Grid, Callable[[], None]], T]
 def simulate(client_app: ClientApp, serve: Serve[T], *, nodes: int, runtime: Runtime, debug: bool = False) -> T:
     """Run `serve(grid, check)` as the ServerApp of a simulation with `nodes` sites; returns what it returns.
 
+    The engine sees a few nodes, which carry the messages of all sites (see `packing`).
+
     `check` raises once the engine is gone, so that nothing waits for replies that cannot come. What `serve` raises is
     raised here again, in the thread that called.
     """
-    _start_ray(runtime, debug)
+    workers = _start_ray(runtime, debug)
     from flwr.simulation import run_simulation
 
     results: list[T] = []
@@ -41,7 +45,11 @@ def simulate(client_app: ClientApp, serve: Serve[T], *, nodes: int, runtime: Run
     @server.main()
     def main(grid: Grid, context: Context) -> None:
         try:
-            results.append(serve(grid, check))
+            packing = Packing(grid, sites=nodes, workers=workers)
+            try:
+                results.append(serve(packing, check))
+            finally:
+                packing.close()
         except BaseException as error:  # handed to the caller's thread, interrupts too
             failures.append(error)
         finally:
@@ -50,8 +58,8 @@ def simulate(client_app: ClientApp, serve: Serve[T], *, nodes: int, runtime: Run
     try:
         run_simulation(
             server_app=server,
-            client_app=client_app,
-            num_supernodes=nodes,
+            client_app=carrier(client_app, nodes),
+            num_supernodes=carriers(workers),
             backend_config={"client_resources": _resources(runtime)},
             verbose_logging=debug,
         )
@@ -72,8 +80,8 @@ def _resources(runtime: Runtime) -> dict[str, Any]:
     return {"num_cpus": runtime.cpus_per_site, "num_gpus": runtime.gpus_per_site, "max_restarts": -1}
 
 
-def _start_ray(runtime: Runtime, debug: bool) -> None:
-    """Start Ray here, in the caller's thread, whose end its daemons would not outlive."""
+def _start_ray(runtime: Runtime, debug: bool) -> int:
+    """Start Ray here, in the caller's thread, whose end its daemons would not outlive; how many sites fit at a time."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(filter(None, sys.path)))
@@ -97,6 +105,8 @@ def _start_ray(runtime: Runtime, debug: bool) -> None:
             f"runtime: a site needs {runtime.cpus_per_site:g} CPUs and {runtime.gpus_per_site:g} GPUs, Ray has "
             f"{cpus:g} and {gpus:g}: lower runtime.cpus_per_site or runtime.gpus_per_site"
         )
+    fitting = cpus / runtime.cpus_per_site
+    return int(min(fitting, gpus / runtime.gpus_per_site) if runtime.gpus_per_site else fitting)
 
 
 def _stop_ray() -> None:

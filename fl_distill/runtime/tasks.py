@@ -37,6 +37,12 @@ class Task:
         return Message(Error(code, reason), reply_to=compose(self.metadata, RecordDict()))
 
 
+def check_instruction(message: Message) -> None:
+    """Raises `ValueError` for an error, a reply, or a message that is past its time before it starts."""
+    if message.has_error() or message.metadata.reply_to_message_id or not message.metadata.ttl > 0:
+        raise ValueError(f"Expected an instruction with content and a positive ttl, got {message.metadata}.")
+
+
 def late_in_queue(ttl: float) -> str:
     """The reason why a message that nobody began has no reply."""
     return f"no reply within {ttl:g} s; the message was still in the queue"

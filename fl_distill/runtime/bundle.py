@@ -1,0 +1,193 @@
+"""Several sites' messages as one: the records that they share once, and answers one by one.
+
+The head is JSON: `memory`, where the sender's shared memory is, or null; `places` of the buffers, in the shared memory
+or in this message; `contents`, each the description of records and the numbers of its buffers; `orders`, one for each
+site: metadata, number of the content, description of the site's state, the numbers of its buffers, seed.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, final
+
+from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDict
+
+from . import frames
+from .ledger import Reader, Writer
+from .shared import Library, Region, borrowed
+from .tasks import States, Task
+
+BUNDLE = "fl_distill.bundle"
+SHARE_FROM = 512
+"""Bytes from which a buffer goes through shared memory."""
+
+
+class Unreachable(Exception):
+    """The sender's memory cannot be reached from here: it is another machine, or another user's."""
+
+
+# ---------------------------------------------------------------- from the server to a worker
+
+
+def pack(tasks: Sequence[Task], states: States, library: Library, ledger: Reader | None) -> RecordDict:
+    """The content of a bundle; each task borrows what it needs of the library. Without a ledger all is inside."""
+    buffers: dict[int, int] = {}
+    places: list[list[Any]] = []
+    inline: list[bytes] = []
+
+    def place(task: Task, data: bytes) -> int:
+        if (number := buffers.get(id(data))) is None:
+            number = buffers[id(data)] = len(places)
+            if ledger is None or len(data) < SHARE_FROM:
+                places.append(["here", len(data)])
+                inline.append(data)
+            else:
+                item = library.borrow(data)
+                task.borrowed.append(item)
+                places.append(["shared", item.offset, len(data)])
+        return number
+
+    contents: dict[int, int] = {}
+    described: list[list[Any]] = []
+    orders = []
+    for task in tasks:
+        if id(task.content) not in contents:
+            contents[id(task.content)] = len(described)
+            described.append([task.content.decode(), [place(task, data) for data in task.buffers]])
+        state, state_buffers = states.get(task.node)
+        numbers = [place(task, data) for data in state_buffers]
+        fields = frames.metadata_fields(task.metadata)
+        orders.append([fields, contents[id(task.content)], state.decode(), numbers, task.seed])
+    memory = None
+    if ledger is not None:
+        files = (library.descriptor, ledger.descriptor)
+        memory = [os.getpid(), *([file, os.fstat(file).st_ino] for file in files)]
+    head = {"memory": memory, "places": places, "contents": described, "orders": orders}
+    return RecordDict({BUNDLE: _one_array(frames.to_json(head), inline)})
+
+
+@dataclass(frozen=True)
+class Order:
+    """What one site is asked."""
+
+    message: Message
+    state: RecordDict
+    seed: int
+
+
+@final
+class Bundle:
+    """A bundle as a worker sees it. Raises `Unreachable` where the sender's memory is not this machine's."""
+
+    def __init__(self, content: RecordDict) -> None:
+        header, rest = _parts(content)
+        head = frames.parse(header)
+        self.ledger: Writer | None = None
+        library: Region | None = None
+        if head["memory"] is not None:
+            process, shared, ledger = head["memory"]
+            library = _reach(process, *shared)
+            self.ledger = Writer(_reach(process, *ledger))
+        self._buffers: list[bytes] = []
+        at = 0
+        for kind, *where in head["places"]:
+            if kind == "shared" and library is not None:
+                self._buffers.append(library.read(*where))
+            else:
+                self._buffers.append(rest[at : at + where[0]])
+                at += where[0]
+        self._contents = [(frames.parse(text.encode()), numbers) for text, numbers in head["contents"]]
+        self._orders = head["orders"]
+
+    def __len__(self) -> int:
+        return len(self._orders)
+
+    def orders(self) -> Iterator[Order]:
+        """One after the other, each with records of its own."""
+        for fields, content, state, numbers, seed in self._orders:
+            described, places = self._contents[content]
+            message = frames.rebuild(fields, frames.restore(described, [self._buffers[n] for n in places]))
+            held = frames.restore(frames.parse(state.encode()) or [], [self._buffers[n] for n in numbers])
+            yield Order(message, held, seed)
+
+
+def _reach(process: int, descriptor: int, inode: int) -> Region:
+    if (found := borrowed(process, descriptor, inode)) is None:
+        raise Unreachable
+    return found
+
+
+# ---------------------------------------------------------------- from a worker to the server
+
+
+def entry(number: int, reply: Message, state: RecordDict | None, seconds: float) -> tuple[bytes, list[bytes]]:
+    """The answer to order `number`, and the site's state afterwards (None: as before): head and body."""
+    content, buffers = frames.encode(reply.content) if reply.has_content() else (b"null", [])
+    split, described = len(buffers), b"null"
+    if state:
+        described, more = frames.encode(state)
+        buffers += more
+    about = {
+        "number": number,
+        "seconds": seconds,
+        "metadata": frames.metadata_fields(reply.metadata),
+        "error": [reply.error.code, reply.error.reason] if reply.has_error() else None,
+        "keep_state": state is None,
+        "split": split,
+        "lengths": [len(buffer) for buffer in buffers],
+    }
+    return b"[%b,%b,%b]" % (frames.to_json(about), content, described), buffers
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What `entry` was given; `state` is None where the site's stays as it was."""
+
+    number: int
+    reply: Message
+    seconds: float
+    state: tuple[Any, list[bytes]] | None
+
+
+def read_entry(head: bytes, body: Callable[[int, int], bytes]) -> Answer:
+    """The answer of an entry. Raises `FrameError` for one that makes no sense."""
+    about, content, state = frames.parse(head)
+    buffers, at = [], 0
+    for length in about["lengths"]:
+        buffers.append(body(at, length))
+        at += length
+    split, error = about["split"], about["error"]
+    told = Error(*error) if error is not None else frames.restore(content, buffers[:split])
+    kept = None if about["keep_state"] else (state, buffers[split:])
+    return Answer(about["number"], frames.rebuild(about["metadata"], told), about["seconds"], kept)
+
+
+def entries_as_records(entries: Sequence[tuple[bytes, Sequence[bytes]]]) -> RecordDict:
+    """Entries that find no shared memory, as the content of a message."""
+    if not entries:
+        return RecordDict()
+    sizes = [[len(head), sum(map(len, body))] for head, body in entries]
+    return RecordDict({BUNDLE: _one_array(frames.to_json(sizes), [p for head, body in entries for p in (head, *body)])})
+
+
+def entries_of(content: RecordDict) -> Iterator[tuple[bytes, Callable[[int, int], bytes]]]:
+    """What `entries_as_records` was given, as `Reader.entries` gives it."""
+    if BUNDLE not in content:
+        return
+    header, rest = _parts(content)
+    at = 0
+    for head, body in frames.parse(header):
+        first = at + head
+        yield rest[at:first], lambda offset, length, first=first: rest[first + offset : first + offset + length]  # type: ignore[misc]
+        at = first + body
+
+
+def _one_array(head: bytes, parts: Sequence[bytes]) -> ArrayRecord | ConfigRecord:
+    data = b"".join([len(head).to_bytes(8, "little"), head, *parts])
+    return ArrayRecord({BUNDLE: Array("uint8", (len(data),), BUNDLE, data)})
+
+
+def _parts(content: RecordDict) -> tuple[bytes, bytes]:
+    data = content.array_records[BUNDLE][BUNDLE].data
+    length = int.from_bytes(data[:8], "little")
+    return data[8 : 8 + length], data[8 + length :]
