@@ -39,7 +39,7 @@ class Coder(ABC):
     """
 
     word: ClassVar[str] = ""
-    """Its name in the text of a chain, such as `rotate`; numbers may follow it, as in `uniform8x256`."""
+    """Its name in the text of a chain, such as `rotate`; numbers may follow it, as in `uniform8x64`."""
 
     @abstractmethod
     def encode(self, x: Tensor, about: About) -> bytes:

@@ -46,6 +46,8 @@ _LOW, _HIGH = 1e-15, 1e15
 class _Normal(Blocks, ABC):
     """Levels for y = x sqrt(d) / ||x||."""
 
+    form = torch.float32  # for S a little too large would be wrong on average
+
     def __init__(self, bits: int = 4, block: int = 4096) -> None:
         positive = POSITIVE.get(bits, (1.0,))
         super().__init__(bits, block, 1, 4, positive[-1])

@@ -18,11 +18,12 @@ from torch import Tensor
 
 from ..checks import require
 from ..errors import BadUpdate
-from .blocks import LARGEST, power
+from .blocks import power
 from .buffers import room
 from .coder import About, Bytes, Coder, Transform
 from .counter import signs
 from .packing import TILE
+from .scales import LARGEST
 
 # A product with 16 columns and passes over the rest take half the time of two products with 64.
 _PRODUCT = 16

@@ -32,7 +32,7 @@ from .layout import (
     schema_of_tensors,
 )
 
-STYPE = "fl_distill.codec/1: this ClientApp needs mods=[fl_distill.mods.quantized]"
+STYPE = "fl_distill.codec/2: this ClientApp needs mods=[fl_distill.mods.quantized]"
 """What Flower quotes, at the client and at the server, when an app without the mod takes a message for numbers."""
 KEY = "packed"
 _HALF = Float16()
