@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fl_distill.codec import counter, lloydmax, packing, ring
+from fl_distill.codec.blocks import RUN
 from fl_distill.codec.chain import chain
 from fl_distill.codec.codebook import NF4, borders, look_up, nearest, nearest_normal
 from fl_distill.codec.coder import About, Coder
@@ -20,6 +21,7 @@ from fl_distill.codec.scales import rounded_up
 from fl_distill.errors import BadUpdate
 
 LONG = packing.TILE + 4464  # more than a tile
+LONGER = RUN + 4464  # more than is computed at a time
 
 FIXED = [
     "uniform8x64",
@@ -300,6 +302,39 @@ def test_errors_of_blocks_are_below_half_a_step(sentence: str) -> None:
             assert float((part - found).abs().max()) <= max(0.501 * step, 2.0**-126)
 
 
+MEASURED = ["lloydmax4", "leastmax2x16", "rotate lloydmax1", "rotate lloydmax4", "rotate64 leastmax3", "rotate sign"]
+
+
+@pytest.mark.parametrize("sentence", [*MEASURED, "uniform8x64", "nf4x64", "float16", "step0.5 zstd1"])
+@pytest.mark.parametrize(
+    ("kind", "count"), [*((kind, 5000) for kind in KINDS), *(("normal", n) for n in (0, 1, 100, LONGER))]
+)
+def test_what_is_measured_on_the_way_is_the_error(sentence: str, kind: str, count: int) -> None:
+    x, step = example(kind, count), coder(sentence)
+    data, found = step.measured(x, about(x, 7))
+    assert data == step.encode(x, about(x, 7))
+    if count:
+        assert math.isnan(found) == ("max" not in sentence)
+    if not math.isnan(found):
+        exact = float((x.double() - step.decode(data, about(x, 7)).double()).square().sum())
+        assert found == pytest.approx(exact, rel=1e-3, abs=3e-6 * float(x.double().square().sum()) + 1e-76)
+
+
+@pytest.mark.parametrize("sentence", ["float16", "step0.5 zstd1", "uniform8x64", "lloydmax3", "nf4x64", "sign16"])
+@pytest.mark.parametrize("start", [0, 1, RUN - 1, RUN, RUN + 5])
+def test_stretches_are_what_is_decoded(sentence: str, start: int) -> None:
+    x, step = normal(RUN + 1000), coder(sentence)
+    data, reached = step.encode(x, about(x)), start
+    whole = step.decode(data, about(x))
+    for first, part in step.tiles(data, about(x), 1e9, start):
+        assert first <= reached
+        assert torch.equal(part, whole[first : first + len(part)])
+        reached = first + len(part)
+    assert reached == len(x)
+    with pytest.raises(BadUpdate, match="holds a number above 0.1"):
+        next(step.tiles(data, about(x), 0.1))
+
+
 def test_largest_numbers_stay_finite() -> None:
     x = torch.tensor([torch.finfo(torch.float32).max, -1e38, 1e20, 0.0] * 8)
     for sentence in ("uniform8x64", "uniform2", "dither1x16", "nf4x64", "lloydmax4", "leastmax1", "sign"):
@@ -329,15 +364,15 @@ def test_errors_do_not_depend_on_the_size_of_all_numbers(sentence: str, size: fl
 
 @pytest.mark.parametrize("sentence", FIXED)
 def test_tiles_join(sentence: str) -> None:
-    x, step = normal(LONG), coder(sentence)
+    x, step = normal(LONGER), coder(sentence)
     back = through(step, x, 3)
     block = 4096  # a multiple of every block
     # What a block becomes does not depend on its tile, where nothing is drawn and no whole tensor is measured.
     if sentence.startswith(("uniform", "nf", "lloydmax", "sign16")):
-        at = packing.TILE - block
-        assert torch.equal(back[at : at + block], through(step, x[at : at + block]))
+        for at in (packing.TILE - block, packing.TILE, RUN - block, RUN):
+            assert torch.equal(back[at : at + block], through(step, x[at : at + block]))
     assert nmse(x[-4000:], back[-4000:]) < nmse(x[: packing.TILE], back[: packing.TILE]) * 1.3 + 1e-9
-    into = torch.zeros(LONG)
+    into = torch.zeros(LONGER)
     step.add(step.encode(x, about(x, 3)), about(x, 3), into, 1.0)
     assert torch.allclose(into, back, atol=1e-6)
 
@@ -448,26 +483,27 @@ def test_a_rotation_that_would_overflow_is_refused() -> None:
     data = bytearray(coder("rotate uniform8x64").encode(x, about(x)))
     data[:2] = np.array([1e36], "<f4").tobytes()[2:]
     into = torch.zeros(5000)
-    with pytest.raises(BadUpdate, match="rotate holds a number above"):
+    with pytest.raises(BadUpdate, match="uniform holds a number above"):
         coder("rotate uniform8x64").add(data, about(x), into, 1.0)
     assert not into.any()
 
 
-@pytest.mark.parametrize("place", [0, packing.TILE - 1, packing.TILE])
-def test_codes_past_the_codebook_are_found_in_every_tile(place: int) -> None:
-    x = normal(LONG)
+@pytest.mark.parametrize("place", [0, packing.TILE, RUN - 1, RUN])
+def test_codes_past_the_codebook_are_found_in_every_run(place: int) -> None:
+    x = normal(LONGER)
     data = bytearray(coder("uniform8x64").encode(x, about(x)))
-    data[place - LONG] = 0
+    data[place - LONGER] = 0
     with pytest.raises(BadUpdate, match=f"code {place} is below 1"):
         coder("uniform8x64").decode(data, about(x))
 
 
+@pytest.mark.parametrize("tiles", [1, 2])
 @pytest.mark.parametrize("sentence", ["uniform4x64", "sign", "ring8x16", "lloydmax3"])
-def test_bits_behind_the_codes_are_refused(sentence: str) -> None:
-    x = normal(packing.TILE + 1)
+def test_bits_behind_the_codes_are_refused(sentence: str, tiles: int) -> None:
+    x = normal(tiles * packing.TILE + 1)
     data = bytearray(coder(sentence).encode(x, about(x)))
     data[-1] |= 0x80
-    into = torch.zeros(packing.TILE + 1)
+    into = torch.zeros(len(x))
     with pytest.raises(BadUpdate, match="behind 1 codes is not 0"):
         coder(sentence).add(data, about(x), into, 1.0)
     assert not into.any()

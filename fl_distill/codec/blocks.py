@@ -5,9 +5,9 @@ bfloat16 (2 bytes), or a float32 (4 bytes) in `lloydmax` and `leastmax`, see `sc
 (2 or 4) * ceil(numel / block) + packed_length(numel, bits).
 """
 
+import math
 from abc import abstractmethod
 from collections.abc import Iterator
-from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -23,6 +23,9 @@ from .scales import LARGEST, read_scales, rounded_down
 
 RUN = 2 * TILE
 """Numbers that are computed at a time: as many as it takes until each call's own time no longer counts."""
+
+Quantized = tuple[Tensor, float]
+"""The scales of some blocks, (R,), and their squared error, or NaN where it is not known yet."""
 
 
 class Blocks(Grid):
@@ -40,13 +43,13 @@ class Blocks(Grid):
             (whole(bits, fewest) and bits <= most, f"{self.word} has {fewest} to {most} bits, not {bits!r}"),
             (power(block, 16, TILE), f"{self.word} has blocks of a power of 2 from 16 to {TILE}, not {block!r}"),
         )
-        self.bits, self.block = bits, block
+        self.bits, self.block, self.top = bits, block, top
         # Scales above it would make a number that float32 does not hold.
         self.limit = rounded_down(LARGEST / max(1.0, top), self.form)
 
     @abstractmethod
-    def quantize(self, x: Tensor, about: About, first: int, scratch: Tensor, codes: Tensor) -> Tensor:
-        """Blocks of numbers from number `first`, (R, B), into codes (R * B,) uint8; their scales (R,)."""
+    def quantize(self, x: Tensor, about: About, first: int, scratch: Tensor, codes: Tensor) -> Quantized:
+        """Blocks of numbers from number `first`, (R, B), into codes (R * B,) uint8."""
 
     @abstractmethod
     def units(self, codes: Raw, about: About, first: int, out: Tensor) -> None:
@@ -54,9 +57,16 @@ class Blocks(Grid):
 
     def encode(self, x: Tensor, about: About) -> bytes:
         """Scales, then codes."""
-        return filled(self.lengths(about.flat(len(x)))[0], partial(self._fill, x, about))
+        return self.measured(x, about)[0]
 
-    def _fill(self, x: Tensor, about: About, out: Raw) -> None:
+    def measured(self, x: Tensor, about: About) -> tuple[bytes, float]:
+        """As `encode`; the error is the sum of what `quantize` says."""
+        lost: list[float] = []
+        data = filled(self.lengths(about.flat(len(x)))[0], lambda out: lost.extend(self._fill(x, about, out)))
+        return data, math.fsum(lost)
+
+    def _fill(self, x: Tensor, about: About, out: Raw) -> Iterator[float]:
+        """Fill in all bytes; the squared errors of their parts."""
         front = self._front(len(x))
         scales, packed = torch.from_numpy(out[:front]).view(self.form), out[front:]
         scratch, spare = torch.empty(min(len(x), RUN)), torch.empty(min(len(x), RUN), dtype=torch.uint8)
@@ -65,8 +75,9 @@ class Blocks(Grid):
             codes = torch.from_numpy(packed[start : start + len(run)]) if self.bits == 8 else spare[: len(run)]
             for low, high, width in self._parts(len(run)):
                 rows, first = run[low:high].view(-1, width), start + low
-                found = self.quantize(rows, about, first, scratch[low:high].view(-1, width), codes[low:high])
+                found, lost = self.quantize(rows, about, first, scratch[low:high].view(-1, width), codes[low:high])
                 scales[first // self.block :][: len(rows)] = found
+                yield lost
             for at in range(0, len(run), TILE) if self.bits < 8 else ():
                 pack_tile(codes.numpy()[at : at + TILE], self.bits, packed[(start + at) * self.bits // 8 :])
 
@@ -86,6 +97,15 @@ class Blocks(Grid):
         for first, units in self._units(packed, about):
             here = slice(first // self.block, first // self.block + len(units))
             into[first : first + units.numel()].view(units.shape).addcmul_(units, scales[here])
+
+    def tiles(self, data: Bytes, about: About, most: float, start: int = 0) -> Iterator[tuple[int, Tensor]]:
+        """Runs; a number may be as large as scale * top."""
+        scales, packed = self._checked(data, about)
+        if about.numel and float(scales.max()) * self.top > most:
+            raise BadUpdate(f"{self.word} holds a number above {most:.6g}")
+        for first, units in self._units(packed, about, start // RUN * RUN):
+            here = slice(first // self.block, first // self.block + len(units))
+            yield first, units.mul_(scales[here]).view(-1)
 
     def lengths(self, about: About) -> tuple[int, int]:
         """The scales and the packed codes."""
@@ -128,10 +148,10 @@ class Blocks(Grid):
                 unpack_tile(packed[(first + at) * self.bits // 8 :], self.bits, codes[at : at + TILE])
             yield first, codes
 
-    def _units(self, packed: Raw, about: About) -> Iterator[tuple[int, Tensor]]:
+    def _units(self, packed: Raw, about: About, begin: int = 0) -> Iterator[tuple[int, Tensor]]:
         """The place of each run of blocks and their units, (R, B), which the next one overwrites."""
         scratch = torch.empty(min(about.numel, RUN))
-        for start, codes in self._codes(packed, about.numel):
+        for start, codes in self._codes(packed, about.numel, begin):
             for low, high, width in self._parts(len(codes)):
                 out = scratch[low:high].view(-1, width)
                 self.units(codes[low:high], about, start + low, out)

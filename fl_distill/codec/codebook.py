@@ -6,6 +6,7 @@ c of the level nearest to x / s, a tie to the lower one; decoded s * level[c]. W
 Source: Dettmers et al. 2023 (QLoRA), arXiv 2305.14314, appendix E, where the levels are written down.
 """
 
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import pairwise
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .blocks import Blocks
+from .blocks import Blocks, Quantized
 from .coder import About
 from .packing import Raw
 from .uniform import scaled
@@ -53,11 +54,11 @@ class NF(Blocks):
         self.levels = torch.tensor(NF4)
         self.borders = borders(NF4)
 
-    def quantize(self, x: Tensor, about: About, first: int, scratch: Tensor, codes: Tensor) -> Tensor:
+    def quantize(self, x: Tensor, about: About, first: int, scratch: Tensor, codes: Tensor) -> Quantized:
         """s = max |x|."""
         scales = scaled(x, 1, self.limit, scratch)
         nearest(scratch, self.borders, codes)
-        return scales
+        return scales, math.nan
 
     def units(self, codes: Raw, about: About, first: int, out: Tensor) -> None:
         """level[c]."""

@@ -15,6 +15,7 @@ beyond 2^126, is clipped. Wire form: see `blocks`.
 Sources: Alistarh et al. 2017 (QSGD), arXiv 1610.02132; Roberts 1962 and Schuchman 1964 for subtractive dither.
 """
 
+import math
 from abc import ABC, abstractmethod
 from typing import final
 
@@ -22,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .blocks import Blocks
+from .blocks import Blocks, Quantized
 from .coder import About
 from .counter import dithers
 from .packing import Raw
@@ -41,12 +42,12 @@ class _Symmetric(Blocks, ABC):
     def round(self, levels: Tensor, about: About, first: int) -> None:
         """Numbers from number `first` to whole ones, in place."""
 
-    def quantize(self, x: Tensor, about: About, first: int, scratch: Tensor, codes: Tensor) -> Tensor:
+    def quantize(self, x: Tensor, about: About, first: int, scratch: Tensor, codes: Tensor) -> Quantized:
         """s = max |x| / q."""
         scales = scaled(x, 2 ** (self.bits - 1) - 1, self.limit, scratch)
         self.round(scratch, about, first)
         shifted(scratch, self.bits, codes)
-        return scales
+        return scales, math.nan
 
     def units(self, codes: Raw, about: About, first: int, out: Tensor) -> None:
         """The levels."""
@@ -87,7 +88,7 @@ class Dither(Blocks):
         super().__init__(bits, block, 1, 8, 2 ** (bits - 1) if isinstance(bits, int) and 0 < bits <= 8 else 1)
         self.middle = ((1 << self.bits) - 1) / 2
 
-    def quantize(self, x: Tensor, about: About, first: int, scratch: Tensor, codes: Tensor) -> Tensor:
+    def quantize(self, x: Tensor, about: About, first: int, scratch: Tensor, codes: Tensor) -> Quantized:
         """s = max |x| / middle."""
         scales = scaled(x, self.middle, self.limit, scratch)
         flat = scratch.view(-1)
@@ -95,7 +96,7 @@ class Dither(Blocks):
         shift = self.middle - (1 << self.bits - 1)
         flat.add_(dithers(about.seed, first, len(flat)).add_(shift)).round_()
         shifted(scratch, self.bits, codes)
-        return scales
+        return scales, math.nan
 
     def units(self, codes: Raw, about: About, first: int, out: Tensor) -> None:
         """c - middle - d."""
