@@ -97,7 +97,7 @@ class Sign(Grid):
             here = slice(0, min(TILE, count - start))
             unpack_tile(packed[start // 8 :], 1, codes[here])
             which, lengths = stretches(ends, start, start + here.stop)
-            sign = np.subtract(np.left_shift(codes[here], 1), np.uint8(1)).view(np.int8)
+            sign = np.subtract(np.multiply(codes[here], np.uint8(2)), np.uint8(1)).view(np.int8)
             out = values[here].copy_(torch.from_numpy(sign))
             yield start, out.mul_(torch.from_numpy(np.repeat(scales[which], lengths)))
 
