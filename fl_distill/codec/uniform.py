@@ -110,11 +110,16 @@ def scaled(x: Tensor, top: float, limit: float, out: Tensor) -> Tensor:
     s is a bfloat16 from 2^-126 to `limit`, or 0 where all of x is.
     """
     largest = torch.abs(x, out=out).amax(1)
-    scales = rounded_up(largest / top).clamp_(TINY, limit)
+    scales = rounded_up(largest / top)
+    least, most = torch.aminmax(scales)
+    usual = float(least) >= TINY and float(most) < limit  # nothing left to do: each small operation takes its time
+    if not usual:
+        scales.clamp_(TINY, limit)
     torch.mul(x, scales.reciprocal()[:, None], out=out)
-    if float(scales.max()) == limit:  # where rounding up would overflow
+    if not usual:
         out.clamp_(-top, top)
-    return scales.mul_(largest.sign_())
+        scales.mul_(largest.sign_())
+    return scales
 
 
 def shifted(levels: Tensor, bits: int, codes: Tensor) -> None:
