@@ -205,6 +205,14 @@ def test_step_errs_by_half_a_step_at_most(x: Tensor, width: float) -> None:
 
 
 @pytest.mark.parametrize("path", RECORDED, ids=lambda path: path.stem)
+def test_int8_on_recorded_updates(path: Path) -> None:
+    x, about = recorded(path)
+    data = coder("int8").encode(x, about)
+    assert nmse(x, coder("int8").decode(data, about)) <= 7e-5
+    assert len(data) <= 0.2585 * 4 * len(x)
+
+
+@pytest.mark.parametrize("path", RECORDED, ids=lambda path: path.stem)
 @pytest.mark.parametrize("width", [0.2, 0.5, 1.0])
 def test_step_beats_eden_at_equal_bytes(path: Path, width: float) -> None:
     x, about = recorded(path)

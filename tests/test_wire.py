@@ -28,8 +28,8 @@ HEAD = Head(round=7, base=0, seed=99)
 WEIGHTS = {name: chain(name) for name in PRESETS}
 OTHERS = (
     "classes3",
-    "dither8x256",
-    "stochastic8x256",
+    "dither8x64",
+    "stochastic8x64",
     "rotate leastmax2",
     "lowrank2 step0.1 zstd1",
     "top0.05 step0.5 zstd1",

@@ -16,13 +16,14 @@ def room(count: int) -> Tensor:
     return torch.from_numpy(np.empty(count, np.float32))
 
 
-def filled(length: int, fill: Callable[[Raw], None]) -> bytes:
-    """`length` bytes, 0 where `fill` writes nothing."""
+def filled(most: int, fill: Callable[[Raw], int | None]) -> bytes:
+    """`most` bytes, 0 where `fill` writes nothing; only the first of them where it says how many."""
     file = io.BytesIO()
-    if length:
-        # Grows to its exact length in one step, which `getvalue` then gives away without a copy.
-        file.seek(length - 1)
+    if most:
+        # Grows to its length in one step, which `getvalue` then gives away without a copy.
+        file.seek(most - 1)
         file.write(b"\0")
         with file.getbuffer() as view:
-            fill(np.frombuffer(view, np.uint8))
+            length = fill(np.frombuffer(view, np.uint8))
+        file.truncate(most if length is None else length)
     return file.getvalue()

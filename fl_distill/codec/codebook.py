@@ -1,11 +1,12 @@
 """Levels where a bell curve has its numbers: the code of the nearest one, with the largest number of a block as scale.
 
-nf4: sixteen levels in [-1, 1], -1, 0 and 1 among them; scale s = max |x| of the block; code c of the level nearest to
-x / s, a tie to the lower one; decoded s * level[c]. Wire form: see `blocks`.
+nf4: sixteen levels in [-1, 1], -1, 0 and 1 among them; scale s = max |x| of the block, rounded up as in `uniform`; code
+c of the level nearest to x / s, a tie to the lower one; decoded s * level[c]. Wire form: see `blocks`.
 
 Source: Dettmers et al. 2023 (QLoRA), arXiv 2305.14314, appendix E, where the levels are written down.
 """
 
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import pairwise
@@ -15,10 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .blocks import Blocks
+from .blocks import Blocks, Quantized
 from .coder import About
 from .packing import Raw
-from .uniform import inverse, scale
+from .uniform import scaled
 
 NF4 = (
     -1.0,
@@ -53,12 +54,11 @@ class NF(Blocks):
         self.levels = torch.tensor(NF4)
         self.borders = borders(NF4)
 
-    def quantize(self, x: Tensor, about: About, first: int, scratch: Tensor, codes: Tensor) -> Tensor:
+    def quantize(self, x: Tensor, about: About, first: int, scratch: Tensor, codes: Tensor) -> Quantized:
         """s = max |x|."""
-        scales = scale(x, 1, self.limit, scratch)
-        torch.mul(x, inverse(scales), out=scratch)
+        scales = scaled(x, 1, self.limit, scratch)
         nearest(scratch, self.borders, codes)
-        return scales
+        return scales, math.nan
 
     def units(self, codes: Raw, about: About, first: int, out: Tensor) -> None:
         """level[c]."""

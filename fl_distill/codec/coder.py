@@ -2,6 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -39,7 +40,7 @@ class Coder(ABC):
     """
 
     word: ClassVar[str] = ""
-    """Its name in the text of a chain, such as `rotate`; numbers may follow it, as in `uniform8x256`."""
+    """Its name in the text of a chain, such as `rotate`; numbers may follow it, as in `uniform8x64`."""
 
     @abstractmethod
     def encode(self, x: Tensor, about: About) -> bytes:
@@ -56,6 +57,20 @@ class Coder(ABC):
     def add(self, data: Bytes, about: About, into: Tensor, weight: float) -> None:
         """`into` += `weight` * decoded, in place."""
         into.add_(self.decode(data, about), alpha=weight)
+
+    def measured(self, x: Tensor, about: About) -> tuple[bytes, float]:
+        """The bytes, and sum (x - decoded)^2; NaN where `encode` does not find it on its way."""
+        return self.encode(x, about), math.nan
+
+    def tiles(self, data: Bytes, about: About, most: float, start: int = 0) -> Iterator[tuple[int, Tensor]]:
+        """Place and numbers of stretches of the vector that reach beyond number `start`; the next may overwrite one.
+
+        `BadUpdate`, before the first, also where a number may be above `most`.
+        """
+        decoded = self.decode(data, about)
+        if len(decoded) and max(-float(decoded.min()), float(decoded.max())) > most:
+            raise BadUpdate(f"{self.word} holds a number above {most:.6g}")
+        yield 0, decoded
 
 
 class Grid(Coder):

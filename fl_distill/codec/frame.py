@@ -12,7 +12,7 @@ from .arrays import BY_NAME, Form, Schema
 from .checksum import joined
 from .layout import schema_id
 
-MAGIC, VERSION = b"FLDQ", 1
+MAGIC, VERSION = b"FLDQ", 2
 _HEAD = struct.Struct("<4sBBHQQQQIIIQQQ")
 _CRC = struct.Struct("<I")
 LARGEST_NUMEL = 2**28

@@ -17,7 +17,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from .blocks import Blocks
+from .blocks import Blocks, Quantized
 from .codebook import borders, look_up, nearest, nearest_normal
 from .coder import About
 from .packing import Raw
@@ -46,6 +46,8 @@ _LOW, _HIGH = 1e-15, 1e15
 class _Normal(Blocks, ABC):
     """Levels for y = x sqrt(d) / ||x||."""
 
+    form = torch.float32  # for S a little too large would be wrong on average
+
     def __init__(self, bits: int = 4, block: int = 4096) -> None:
         positive = POSITIVE.get(bits, (1.0,))
         super().__init__(bits, block, 1, 4, positive[-1])
@@ -53,19 +55,23 @@ class _Normal(Blocks, ABC):
         self.levels, self.borders = torch.tensor(levels), borders(levels)
 
     @abstractmethod
-    def factor(self, c: Tensor, y: Tensor) -> Tensor:
-        """S for a block y of norm sqrt(d): (R, d), (R, d) -> (R,); `y` may be overwritten."""
+    def factor(self, cy: Tensor, cc: Tensor, d: int) -> Tensor:
+        """S for blocks y of norm sqrt(d), from <c, y> and <c, c>: (R,), (R,) -> (R,)."""
 
-    def quantize(self, x: Tensor, about: About, first: int, scratch: Tensor, codes: Tensor) -> Tensor:
-        """S of x is S of y times ||x|| / sqrt(d)."""
-        size = normalised(x, scratch)
+    def quantize(self, x: Tensor, about: About, first: int, scratch: Tensor, codes: Tensor) -> Quantized:
+        """S of x is S of y times ||x|| / sqrt(d); the error is S^2 <c, c> - 2 S <c, x> + ||x||^2."""
+        size, d = normalised(x, scratch), x.shape[1]
         c = torch.empty_like(scratch)
         if self.bits > 2:
             nearest_normal(scratch, self.borders, codes, c)
         else:
             nearest(scratch, self.borders, codes)
         look_up(codes.numpy(), self.levels, c)
-        return self.factor(c, scratch).double().mul_(size).nan_to_num_(0).clamp_(max=self.limit).float()
+        cy, cc = scratch.mul_(c).sum(1), c.square_().sum(1)
+        factor = self.factor(cy, cc, d).double().mul_(size).nan_to_num_(0).clamp_(max=self.limit).float()
+        s = factor.double()
+        lost = s * s * cc - 2 * s * size * cy + size * size * d
+        return factor, float(lost.clamp_(min=0).sum())
 
     def units(self, codes: Raw, about: About, first: int, out: Tensor) -> None:
         """The levels."""
@@ -78,9 +84,9 @@ class LloydMax(_Normal):
 
     word = "lloydmax"
 
-    def factor(self, c: Tensor, y: Tensor) -> Tensor:
+    def factor(self, cy: Tensor, cc: Tensor, d: int) -> Tensor:
         """d / <c, y>."""
-        return y.shape[1] / y.mul_(c).sum(1)
+        return d / cy
 
 
 @final
@@ -89,9 +95,9 @@ class LeastMax(_Normal):
 
     word = "leastmax"
 
-    def factor(self, c: Tensor, y: Tensor) -> Tensor:
+    def factor(self, cy: Tensor, cc: Tensor, d: int) -> Tensor:
         """<c, y> / <c, c>."""
-        return y.mul_(c).sum(1) / c.square_().sum(1)
+        return cy / cc
 
 
 def normalised(x: Tensor, out: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 PRESETS = {
     "fp16": "float16",
     "bf16": "bfloat16",
-    "int8": "delta uniform8x256",
+    "int8": "delta uniform8x64",
     "int4": "delta residual uniform4x64",
     "nf4": "delta residual nf4x64",
     "step": "delta step0.5 zstd1",

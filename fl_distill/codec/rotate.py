@@ -10,6 +10,7 @@ Sources: Ailon and Chazelle 2009 (fast Johnson-Lindenstrauss transform); Suresh 
 """
 
 import math
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import final
 
@@ -17,15 +18,16 @@ import torch
 from torch import Tensor
 
 from ..checks import require
-from ..errors import BadUpdate
-from .blocks import LARGEST, power
+from .blocks import power
 from .buffers import room
 from .coder import About, Bytes, Coder, Transform
 from .counter import signs
 from .packing import TILE
+from .scales import LARGEST
 
 # A product with 16 columns and passes over the rest take half the time of two products with 64.
 _PRODUCT = 16
+_TILE = 1 << 17  # numbers whose passes stay in the second-level cache
 
 
 @final
@@ -41,36 +43,53 @@ class Rotate(Transform):
 
     def encode(self, x: Tensor, about: About) -> bytes:
         """The inner code of the rotated vector."""
+        return self.measured(x, about)[0]
+
+    def measured(self, x: Tensor, about: About) -> tuple[bytes, float]:
+        """As `encode`; the error is that of the rotated vector, less what of it turns back into padding."""
+        count, block = self._padded(len(x))
+        data, lost = self.inner.measured(self._rotated(x, about), about.flat(count))
+        if count == len(x) or math.isnan(lost):
+            return data, lost
+        *_, (first, y) = self.inner.tiles(data, about.flat(count), LARGEST / block, count - block)
+        padding = Hadamard(block, block).of(y[count - block - first :])[len(x) - count :]
+        return data, max(0.0, lost - float(padding.double().square().sum()))
+
+    def _rotated(self, x: Tensor, about: About) -> Tensor:
         count, block = self._padded(len(x))
         rotated = room(count)
-        turn = Hadamard(min(count, TILE), block)
-        for start in range(0, len(x), TILE):
-            tile = x[start : start + TILE]
-            out = rotated[start : start + TILE]
+        turn = Hadamard(min(count, _TILE), block)
+        for start in range(0, len(x), _TILE):
+            tile = x[start : start + _TILE]
+            out = rotated[start : start + _TILE]
             turn = turn if len(out) == len(turn.given) else Hadamard(len(out), block)
             torch.mul(tile, signs(about.seed, start, len(tile)), out=turn.given[: len(tile)])
             turn.given[len(tile) :] = 0
             turn.into(out)
-        return self.inner.encode(rotated, about.flat(count))
+        return rotated
 
     def decode(self, data: Bytes, about: About) -> Tensor:
         """s * (H y) / sqrt(block), without the padding."""
-        out = room(about.numel).zero_()
-        self.add(data, about, out, 1.0)
+        out = room(about.numel)
+        for start, s, back in self._turned_back(data, about):
+            torch.mul(back, s, out=out[start : start + len(s)])
         return out
 
     def add(self, data: Bytes, about: About, into: Tensor, weight: float) -> None:
         """`into` += `weight` * s * (H y) / sqrt(block), a tile at a time."""
+        for start, s, back in self._turned_back(data, about):
+            into[start : start + len(s)].addcmul_(back, s, value=weight)
+
+    def _turned_back(self, data: Bytes, about: About) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """Tile by tile its place, its signs, and (H y) / sqrt(block), which the next one overwrites."""
         count, block = self._padded(about.numel)
-        y = self.inner.decode(data, about.flat(count))
-        if count and max(-float(y.min()), float(y.max())) > LARGEST / block:
-            raise BadUpdate(f"rotate holds a number above {LARGEST / block:.6g}, which would overflow when turned back")
-        turn = Hadamard(min(count, TILE), block)
-        for start in range(0, about.numel, TILE):
-            tile, here = into[start : start + TILE], y[start : start + TILE]
-            turn = turn if len(here) == len(turn.given) else Hadamard(len(here), block)
-            back = turn.of(here)[: len(tile)]
-            tile.addcmul_(back, signs(about.seed, start, len(tile)), value=weight)
+        turn = Hadamard(min(count, _TILE), block)
+        # A larger number could overflow when it is turned back.
+        for first, run in self.inner.tiles(data, about.flat(count), LARGEST / block):
+            for start, y in zip(range(first, count, _TILE), torch.split(run, _TILE), strict=False):
+                turn = turn if len(y) == len(turn.given) else Hadamard(len(y), block)
+                length = min(len(y), about.numel - start)
+                yield start, signs(about.seed, start, length), turn.of(y)[:length]
 
     def lengths(self, about: About) -> tuple[int, int]:
         """Those of the inner code, for the padded vector."""

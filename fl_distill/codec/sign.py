@@ -20,10 +20,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..checks import require
-from .blocks import LARGEST, power, read_scales
+from .blocks import power
 from .buffers import filled, room
 from .coder import About, Bytes, Grid, check_length
 from .packing import TILE, Raw, pack_tile, packed_length, unpack_tile
+from .scales import LARGEST, read_scales
 
 Ends = NDArray[np.int64]
 
@@ -86,7 +87,7 @@ class Sign(Grid):
         """The place of each tile and its decoded numbers times `weight`."""
         check_length(data, self.lengths(about)[0], self.word)
         ends, count = self._ends(about), about.numel
-        scales = read_scales(data, len(ends), LARGEST, self.word).mul_(weight).numpy()
+        scales = read_scales(data, len(ends), torch.float32, LARGEST, self.word).mul_(weight).numpy()
         packed = np.frombuffer(data, np.uint8)[4 * len(ends) :]
         codes, values = np.empty(min(count, TILE), np.uint8), torch.empty(min(count, TILE))
         last = max(0, count - 1) // TILE * TILE
@@ -96,7 +97,7 @@ class Sign(Grid):
             here = slice(0, min(TILE, count - start))
             unpack_tile(packed[start // 8 :], 1, codes[here])
             which, lengths = stretches(ends, start, start + here.stop)
-            sign = np.subtract(np.left_shift(codes[here], 1), np.uint8(1)).view(np.int8)
+            sign = np.subtract(np.multiply(codes[here], np.uint8(2)), np.uint8(1)).view(np.int8)
             out = values[here].copy_(torch.from_numpy(sign))
             yield start, out.mul_(torch.from_numpy(np.repeat(scales[which], lengths)))
 

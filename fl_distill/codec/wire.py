@@ -32,7 +32,7 @@ from .layout import (
     schema_of_tensors,
 )
 
-STYPE = "fl_distill.codec/1: this ClientApp needs mods=[fl_distill.mods.quantized]"
+STYPE = "fl_distill.codec/2: this ClientApp needs mods=[fl_distill.mods.quantized]"
 """What Flower quotes, at the client and at the server, when an app without the mod takes a message for numbers."""
 KEY = "packed"
 _HALF = Float16()
@@ -47,6 +47,8 @@ class Packed:
     _plan: Layout = field(repr=False)
     _norms: Sequence[float] = field(repr=False)
     """Of the coded tensors, as they were put in."""
+    _error: float = field(repr=False)
+    """Sum of squares of what is lost of them; NaN where it is not known."""
     _take: Callable[[], Tensors] = field(repr=False)
     _subtract: Callable[[], Tensor] = field(repr=False)
 
@@ -70,7 +72,7 @@ class Packed:
     @property
     def error(self) -> float:
         """Sum of squares of what is lost of the coded tensors."""
-        return sum(norm**2 for norm in self._lost_norms)
+        return sum(norm**2 for norm in self._lost_norms) if math.isnan(self._error) else self._error
 
     @property
     def energy(self) -> float:
@@ -128,7 +130,7 @@ def pack(
     _check(plan, tensors, [*norms, float(torch.linalg.vector_norm(half))])
     about = plan.about(CODED, head.seed)
     try:
-        payload = by.coder.encode(vector, about)
+        payload, lost = by.coder.measured(vector, about)
     except ValueError as error:
         raise BadUpdate(f"codec {by.text!r}: {error}") from error
     coded = plan.raw(tensors), _HALF.encode(half, plan.about(HALF)), payload
@@ -140,7 +142,7 @@ def pack(
     front = b"".join((head_bytes(head, plan.schema, base is not None, [len(part) for part in parts]), *parts[:3]))
     data = sealed(front, coded, sums)
     take = partial(_take, data, by, plan, head.seed, base)
-    return Packed(data, head, plan, norms, take, partial(_subtract, data, by, about, vector))
+    return Packed(data, head, plan, norms, lost, take, partial(_subtract, data, by, about, vector))
 
 
 def unpack(

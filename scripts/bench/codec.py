@@ -1,6 +1,6 @@
 """Time codecs on one thread, beside the copy of the same numbers, and say what their errors are.
 
-    python scripts/bench/codec.py "uniform8x256" "rotate lloydmax4" --numel 10000000 --reps 7
+    python scripts/bench/codec.py "uniform8x64" "rotate lloydmax4" --numel 10000000 --reps 7
     python scripts/bench/codec.py --message int8 step eden4 --reps 15 --clock cpu
 
 GB/s are of float32 handled, medians. `--clock cpu` counts this thread's own time, for a machine that others load too;
@@ -29,10 +29,10 @@ from fl_distill.codec.wire import KEY, pack, unpack
 
 CODECS = [
     "float16",
-    "uniform8x256",
+    "uniform8x64",
     "uniform4x64",
-    "stochastic8x256",
-    "dither8x256",
+    "stochastic8x64",
+    "dither8x64",
     "nf4x64",
     "rotate lloydmax1",
     "rotate lloydmax2",
