@@ -125,6 +125,12 @@ def sleep(message: Message, context: Context) -> Message:
     raise AssertionError
 
 
+@app.query("linger")
+def linger(message: Message, context: Context) -> Message:
+    time.sleep(5)
+    return reply_with(message)
+
+
 @app.query("pause")
 def pause(message: Message, context: Context) -> Message:
     time.sleep(0.15)

@@ -1,20 +1,19 @@
 """Several sites' messages as one: the records that they share once, and answers one by one.
 
-The head is JSON: `memory`, where the sender's shared memory is, or null; `places` of the buffers, in the shared memory
-or in this message; `contents`, each the description of records and the numbers of its buffers; `orders`, one for each
-site: metadata, number of the content, description of the site's state, the numbers of its buffers, seed.
+The head is JSON: `memory`, where the sender's shared memory is, or nothing; `places` of the buffers, in the shared
+memory or in this message; `contents`, each the description of records and the numbers of its buffers; `orders`, one for
+each site: metadata, number of the content, description of the site's state, the numbers of its buffers, seed.
 """
 
-import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any, final
 
-from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDict
+from flwr.app import Array, ArrayRecord, Error, Message, RecordDict
 
 from . import frames
 from .ledger import Reader, Writer
-from .shared import Library, Region, borrowed
+from .shared import Address, Library, Region, borrowed
 from .tasks import States, Task
 
 BUNDLE = "fl_distill.bundle"
@@ -58,10 +57,8 @@ def pack(tasks: Sequence[Task], states: States, library: Library, ledger: Reader
         numbers = [place(task, data) for data in state_buffers]
         fields = frames.metadata_fields(task.metadata)
         orders.append([fields, contents[id(task.content)], state.decode(), numbers, task.seed])
-    memory = None
-    if ledger is not None:
-        files = (library.descriptor, ledger.descriptor)
-        memory = [os.getpid(), *([file, os.fstat(file).st_ino] for file in files)]
+    files = (library.descriptor, ledger.descriptor) if ledger is not None else ()
+    memory = [astuple(Address.of(file)) for file in files]
     head = {"memory": memory, "places": places, "contents": described, "orders": orders}
     return RecordDict({BUNDLE: _one_array(frames.to_json(head), inline)})
 
@@ -84,10 +81,10 @@ class Bundle:
         head = frames.parse(header)
         self.ledger: Writer | None = None
         library: Region | None = None
-        if head["memory"] is not None:
-            process, shared, ledger = head["memory"]
-            library = _reach(process, *shared)
-            self.ledger = Writer(_reach(process, *ledger))
+        if head["memory"]:
+            shared, ledger = head["memory"]
+            library = _reach(shared, writable=False)
+            self.ledger = Writer(_reach(ledger, writable=True))
         self._buffers: list[bytes] = []
         at = 0
         for kind, *where in head["places"]:
@@ -111,8 +108,10 @@ class Bundle:
             yield Order(message, held, seed)
 
 
-def _reach(process: int, descriptor: int, inode: int) -> Region:
-    if (found := borrowed(process, descriptor, inode)) is None:
+def _reach(fields: Sequence[Any], writable: bool) -> Region:
+    machine, process, descriptor, (device, inode) = fields
+    address = Address(machine, process, descriptor, (device, inode))
+    if (found := borrowed(address, writable=writable)) is None:
         raise Unreachable
     return found
 
@@ -152,14 +151,17 @@ class Answer:
 def read_entry(head: bytes, body: Callable[[int, int], bytes]) -> Answer:
     """The answer of an entry. Raises `FrameError` for one that makes no sense."""
     about, content, state = frames.parse(head)
-    buffers, at = [], 0
-    for length in about["lengths"]:
-        buffers.append(body(at, length))
-        at += length
-    split, error = about["split"], about["error"]
-    told = Error(*error) if error is not None else frames.restore(content, buffers[:split])
-    kept = None if about["keep_state"] else (state, buffers[split:])
-    return Answer(about["number"], frames.rebuild(about["metadata"], told), about["seconds"], kept)
+    try:
+        buffers, at = [], 0
+        for length in about["lengths"]:
+            buffers.append(body(at, length))
+            at += length
+        split, error = about["split"], about["error"]
+        told = Error(*error) if error is not None else frames.restore(content, buffers[:split])
+        kept = None if about["keep_state"] else (state, buffers[split:])
+        return Answer(about["number"], frames.rebuild(about["metadata"], told), about["seconds"], kept)
+    except (LookupError, TypeError, ValueError) as error:
+        raise frames.FrameError(f"an answer makes no sense: {type(error).__name__}: {error}") from error
 
 
 def entries_as_records(entries: Sequence[tuple[bytes, Sequence[bytes]]]) -> RecordDict:
@@ -182,12 +184,12 @@ def entries_of(content: RecordDict) -> Iterator[tuple[bytes, Callable[[int, int]
         at = first + body
 
 
-def _one_array(head: bytes, parts: Sequence[bytes]) -> ArrayRecord | ConfigRecord:
+def _one_array(head: bytes, parts: Sequence[bytes]) -> ArrayRecord:
     data = b"".join([len(head).to_bytes(8, "little"), head, *parts])
     return ArrayRecord({BUNDLE: Array("uint8", (len(data),), BUNDLE, data)})
 
 
 def _parts(content: RecordDict) -> tuple[bytes, bytes]:
-    data = content.array_records[BUNDLE][BUNDLE].data
+    data = content[BUNDLE][BUNDLE].data  # type: ignore[union-attr]
     length = int.from_bytes(data[:8], "little")
     return data[8 : 8 + length], data[8 + length :]

@@ -1,13 +1,13 @@
 """The worker's side of bundles: a ClientApp that serves many sites' messages with another one."""
 
 import time
-from typing import final
 
 from flwr.app import Context, Error, Message, MessageType, RecordDict
 from flwr.clientapp import ClientApp
 
-from .bundle import Bundle, Unreachable, entries_as_records, entry
+from .bundle import Bundle, Order, Unreachable, entries_as_records, entry
 from .flower_private import NO_REPLY
+from .ledger import Unwanted
 from .tasks import late_in_queue
 from .worker import Job, answer, seed_globally
 
@@ -32,34 +32,28 @@ def carrier(app: ClientApp, sites: int) -> ClientApp:
     return outer
 
 
-@final
-class _NobodyWaits(Exception):
-    pass
-
-
 def _served(bundle: Bundle, job: Job) -> RecordDict:
     """Every order's answer, through the ledger where there is one, else as records."""
     ledger, entries = bundle.ledger, []
-
-    def check() -> None:
-        if ledger is not None and ledger.stopped:
-            raise _NobodyWaits
-
     try:
         for number, order in enumerate(bundle.orders()):
-            check()
-            began = time.perf_counter()
-            metadata, state = order.message.metadata, None
-            if time.time() > metadata.created_at + metadata.ttl:
-                reply = Message(Error(NO_REPLY, late_in_queue(metadata.ttl)), reply_to=order.message)
-            else:
-                seed_globally(order.seed)
-                reply, state = answer(job, order.message, order.state)
-            head, body = entry(number, reply, state, time.perf_counter() - began)
+            if ledger is not None:
+                ledger.begin(number)
+            made = entry(number, *_answered(order, job, same_clock=ledger is not None))
             if ledger is None:
-                entries.append((head, body))
+                entries.append(made)
             else:
-                ledger.put(head, body, check)
-    except _NobodyWaits:
+                ledger.put(*made)
+    except Unwanted:
         pass
     return entries_as_records(entries)
+
+
+def _answered(order: Order, job: Job, same_clock: bool) -> tuple[Message, RecordDict | None, float]:
+    """The reply, the site's state afterwards, and the seconds that it took."""
+    began, metadata = time.perf_counter(), order.message.metadata
+    if same_clock and time.time() > metadata.created_at + metadata.ttl:
+        return Message(Error(NO_REPLY, late_in_queue(metadata.ttl)), reply_to=order.message), None, 0.0
+    seed_globally(order.seed)
+    reply, state = answer(job, order.message, order.state)
+    return reply, state, time.perf_counter() - began

@@ -1,15 +1,17 @@
 """Answers on their way from one process to another of this machine, as they are ready, in memory that both share.
 
-    0   entries written         } uint64, little-endian; the first and the third are the writer's,
-    8   entries read            } the others the reader's
-    16  times back at the start }
-    24  1: stop                 }
+    0   entries written          the writer's      } uint64, little-endian
+    8   times back at the start  the writer's      }
+    16  orders begun             the writer's      }
+    24  entries read             the reader's      }
+    32  orders to begin at most  the reader's      }
     64  entries: lengths of head and body (uint64 each) | head | body, the next one at a multiple of 8
 
 A writer that has come to the end of its room goes back to the start once everything is read, so that the memory holds
 a few answers, however many there are. What was written is there even if the writer dies.
 """
 
+import os
 import struct
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,82 +24,109 @@ ROOM = 1 << 27
 """Bytes after which a writer goes back to the start."""
 
 _START = 64
-_WRITTEN, _READ, _BACK, _STOP = 0, 8, 16, 24
+_WRITTEN, _BACK, _BEGUN, _READ, _LIMIT = 0, 8, 16, 24, 32
 _NUMBER, _LENGTHS = struct.Struct("<Q"), struct.Struct("<QQ")
+_ALL = 2**63
 _PAUSE_S = 0.0005
 
 
+class Unwanted(Exception):
+    """Nobody waits for what a writer would do next."""
+
+
+class _Side:
+    """Both sides' access to the numbers at the start: by system calls, which order what the processor may not."""
+
+    def __init__(self, region: Region) -> None:
+        self._region = region
+        self._at, self._back = _START, 0
+
+    def _get(self, place: int) -> int:
+        return int(_NUMBER.unpack(os.pread(self._region.descriptor, _NUMBER.size, place))[0])
+
+    def _set(self, place: int, value: int) -> None:
+        os.pwrite(self._region.descriptor, _NUMBER.pack(value), place)
+
+
 @final
-class Writer:
+class Writer(_Side):
     """The side that has answers."""
 
     def __init__(self, region: Region, room: int = ROOM) -> None:
-        self._region = region
-        self._room, self._at, self._written, self._back = room, _START, 0, 0
+        super().__init__(region)
+        self._room, self._written = room, 0
 
-    @property
-    def stopped(self) -> bool:
-        """Whether nobody waits for more."""
-        return bool(self._number(_STOP))
+    def begin(self, order: int) -> None:
+        """Say that this order (0, 1, …) is begun. Raises `Unwanted` where it must not be."""
+        self._set(_BEGUN, order + 1)  # first said, then asked: the reader does it the other way round
+        if order >= self._get(_LIMIT):
+            raise Unwanted
 
-    def put(self, head: bytes, body: Sequence[bytes], check: Callable[[], None] = lambda: None) -> None:
-        """Hand over one answer; waits for the reader where there is no room. `check` raises to give up waiting."""
-        length = sum(map(len, body))
-        end = self._at + _LENGTHS.size + len(head) + length
+    def put(self, head: bytes, body: Sequence[bytes]) -> None:
+        """Hand over one answer; waits for the reader where there is no room. `Unwanted` where it wants no more."""
+        end = self._at + _LENGTHS.size + len(head) + sum(map(len, body))
         if end > self._room and self._at > _START:
-            while self._number(_READ) < self._written:
-                check()
+            while self._get(_READ) < self._written:
+                if self._get(_LIMIT) == 0:
+                    raise Unwanted
                 time.sleep(_PAUSE_S)
             self._back += 1
             end += _START - self._at
             self._at = _START
-            self._region.write(_BACK, _NUMBER.pack(self._back))
+            self._set(_BACK, self._back)
         self._region.reserve(end)
         at = self._at
-        for part in (_LENGTHS.pack(len(head), length), head, *body):
+        for part in (_LENGTHS.pack(len(head), sum(map(len, body))), head, *body):
             self._region.write(at, part)
             at += len(part)
         self._at = -(-at // 8) * 8
         self._written += 1
-        self._region.write(_WRITTEN, _NUMBER.pack(self._written))  # last, since it says that the rest is there
-
-    def _number(self, at: int) -> int:
-        return int(_NUMBER.unpack(self._region.read(at, _NUMBER.size))[0])
+        self._set(_WRITTEN, self._written)  # last, since it says that the rest is there
 
 
 @final
-class Reader:
+class Reader(_Side):
     """The side that waits, which owns the memory and may use it for one writer after the other."""
 
     def __init__(self) -> None:
-        self.descriptor = anonymous_file()
-        self._region = Region(self.descriptor, writable=True)
-        self.begin()
+        super().__init__(Region(anonymous_file(), writable=True))
+        self._count = 0
+        self.reset()
 
-    def begin(self) -> None:
+    @property
+    def descriptor(self) -> int:
+        """Of the memory."""
+        return self._region.descriptor
+
+    @property
+    def begun(self) -> int:
+        """How many orders the writer has begun, or asked to begin."""
+        return self._get(_BEGUN)
+
+    def reset(self) -> None:
         """Ready for another writer; the one before must have ended."""
-        self._at, self._read, self._back = _START, 0, 0
+        self._at, self._count, self._back = _START, 0, 0
         self._region.write(0, bytes(_START))
+        self._set(_LIMIT, _ALL)
 
-    def stop(self) -> None:
-        """Tell the writer that nobody waits for more."""
-        self._region.write(_STOP, _NUMBER.pack(1))
+    def limit(self, orders: int) -> None:
+        """The writer must not begin more orders than this; it may have, until some time has passed."""
+        self._set(_LIMIT, orders)
 
     def entries(self) -> Iterator[tuple[bytes, Callable[[int, int], bytes]]]:
         """What has come since the last call: the head, and a function (offset, length) -> bytes of the body.
 
         The function serves until the next entry is asked for. Raises `FrameError` for lengths that cannot be.
         """
-        while self._read < self._number(_WRITTEN):
-            if (back := self._number(_BACK)) != self._back:
+        while self._count < self._get(_WRITTEN):
+            if (back := self._get(_BACK)) != self._back:
                 self._back, self._at = back, _START
             head, body = _LENGTHS.unpack(self._region.read(self._at, _LENGTHS.size))
             start = self._at + _LENGTHS.size
-            first = start + head
-            yield self._region.read(start, head), partial(self._body, first)
-            self._at = -(-(first + body) // 8) * 8
-            self._read += 1
-            self._region.write(_READ, _NUMBER.pack(self._read))
+            yield self._region.read(start, head), partial(self._body, start + head)
+            self._at = -(-(start + head + body) // 8) * 8
+            self._count += 1
+            self._set(_READ, self._count)
 
     def _body(self, start: int, offset: int, length: int) -> bytes:
         return self._region.read(start + offset, length)
@@ -105,6 +134,3 @@ class Reader:
     def close(self) -> None:
         """Give the memory back, once the writer is gone too."""
         self._region.close()
-
-    def _number(self, at: int) -> int:
-        return int(_NUMBER.unpack(self._region.read(at, _NUMBER.size))[0])

@@ -3,76 +3,77 @@
 What a strategy, a mod or an app sees is one message for each site, with its own context and state. On the way, records
 that several sites receive travel once a bundle, large ones through memory that server and workers share; answers come
 back as each site has finished, and are there even if the worker dies afterwards: then the site in whose turn it died
-gets the error, and those behind it another worker.
+gets the error, and those behind it another worker. A worker that has nothing left takes what others have not begun.
 """
 
 import time
 import uuid
-from collections import Counter, deque
-from collections.abc import Iterable, Sequence, Set
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable, Set
 from typing import final
 
 from flwr.app import Error, Message, RecordDict
 from flwr.serverapp import Grid
 
 from ..asked import Passing
-from ..collect import LATE, Cancels
+from ..collect import Cancels, never
+from ..errors import FlDistillError
 from ..seeds import derive
 from . import frames
-from .balance import UNKNOWN, Balance
+from .balance import Balance
 from .bundle import Answer, entries_of, pack, read_entry
 from .carrier import FIRST_NODE, KIND, UNREACHABLE
-from .flower_private import APP_CRASHED, NO_REPLY, UNAVAILABLE, stamp
+from .errand import Errand
+from .flower_private import APP_CRASHED, UNAVAILABLE, stamp
 from .inbox import Inbox
 from .ledger import Reader
 from .shared import Library, keep_freed_memory
 from .tasks import States, Task, check_instruction
+from .turns import Turns
 
 PULL_S = 0.05
 """How long a pull waits for the first reply."""
-_QUICK_S, _LOOK_S = 0.0005, 0.005
-
-
-def carriers(workers: int) -> int:
-    """How many nodes `Packing` wants of the grid below, where `workers` bundles are worked on at a time."""
-    return UNKNOWN * workers
-
-
-@dataclass(eq=False)
-class _Bundle:
-    """Messages on their way: `tasks` are those without an answer, in the order in which they are worked on."""
-
-    node: int
-    tasks: dict[int, Task]
-    ledger: Reader | None
-    """Where the answers come; None where they come all at once with the bundle's own reply."""
-    sent: list[Task]
+MARGIN_S = 10.0
+"""How much longer a bundle is valid than its messages, which expire here first."""
+TRIES, TRY_S = 6, 0.5
+"""How often a bundle that no worker began is sent again, and seconds before the first time; then twice as long."""
+_QUICK_S, _LOOK_S, _START_S = 0.0005, 0.005, 60.0
 
 
 @final
 class Packing(Passing):
     """Shows `sites` nodes, numbered from `FIRST_NODE`, and uses `grid`, whose nodes run `carrier(app, sites)`.
 
-    `workers`: how many messages the nodes below work on at a time. `shared`: whether to try memory that server and
-    workers share; a worker that cannot reach it says so, and from then on everything travels in messages. `seed` seeds
-    Python's, numpy's and torch's global generators for each message, so that apps do not depend on who serves them.
+    `workers`: how many messages the nodes below work on at a time; there must be as many nodes. `shared`: whether to
+    try memory that server and workers share; once a worker cannot reach it, every site's message travels by itself.
+    `seed` seeds Python's, numpy's and torch's global generators for each message, so that apps do not depend on who
+    serves them. `check` raises to abandon the wait for nodes.
     """
 
-    def __init__(self, grid: Grid, *, sites: int, workers: int, shared: bool = True, seed: int = 0) -> None:
+    def __init__(
+        self,
+        grid: Grid,
+        *,
+        sites: int,
+        workers: int,
+        shared: bool = True,
+        seed: int = 0,
+        check: Callable[[], None] = never,
+    ) -> None:
         super().__init__(grid)
         keep_freed_memory()
-        self._sites, self._seed = sites, seed
-        self._nodes: list[int] = []
-        self._balance = Balance(workers)
+        self._sites, self._workers, self._seed, self._check = sites, workers, seed, check
+        self._balance, self._states, self._inbox = Balance(), States(), Inbox()
+        self._turns = Turns(self._inbox)
         self._library, self._shared = Library(lambda _: None), shared
         self._idle: list[Reader] = []
+        self._nodes: list[int] = []
+        self._out: dict[str, Errand] = {}
         self._count = 0
         self._per_node: Counter[int] = Counter()
-        self._waiting: dict[int, deque[Task]] = {}
-        self._out: dict[str, _Bundle] = {}
-        self._states, self._inbox = States(), Inbox()
-        self._next_look = 0.0
+        self._next_look, self._pause_until, self._open = 0.0, 0.0, True
+
+    # ------------------------------------------------------------ Flower's interface
 
     def get_node_ids(self) -> list[int]:
         """All sites, in the order of their partitions."""
@@ -80,19 +81,27 @@ class Packing(Passing):
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         """Send messages in bundles; one for a site that is at work waits until it has finished."""
-        encoded: dict[int, tuple[bytes, list[bytes]]] = {}
         messages = list(messages)
+        if not self._open:
+            raise FlDistillError("The grid is closed; make a new one.")
         for message in messages:
             check_instruction(message)
+        encoded: dict[int, tuple[bytes, list[bytes]]] = {}
         tasks = [self._task(message, encoded) for message in messages]
-        self._send([task for task in tasks if self._turn(task)])
+        for task in tasks:
+            self._turns.add(task)
+            if not FIRST_NODE <= task.node < FIRST_NODE + self._sites:
+                last = FIRST_NODE + self._sites - 1
+                reason = f"there is no node {task.node}; nodes are {FIRST_NODE} to {last}"
+                self._turns.finish(task, task.failed(UNAVAILABLE, reason))
+        self._dispatch()
         return [task.metadata.message_id for task in tasks]
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
         """The replies that are there, in the order of their arrival; waits up to `PULL_S` for the first."""
         wanted = message_ids if isinstance(message_ids, Set) else set(message_ids)
         until = time.monotonic() + PULL_S
-        while wanted:
+        while wanted and self._open:
             self._work()
             if self._inbox.has_any(wanted) or time.monotonic() > until:
                 break
@@ -111,28 +120,31 @@ class Packing(Passing):
         return [replies[key] for key in ids if key in replies]
 
     def cancel(self, message_ids: Iterable[str]) -> None:
-        """Nobody waits for these messages: a worker skips what it has not begun."""
+        """Nobody waits for these messages: no reply will come.
+
+        A worker that is at one of them is freed where the grid below can do that; it may still begin one that was sent
+        to it behind another.
+        """
         unwanted = set(message_ids)
-        for queue in self._waiting.values():
-            for task in queue:
-                task.expired |= task.metadata.message_id in unwanted
-        for key, bundle in list(self._out.items()):
-            for task in bundle.tasks.values():
-                task.expired |= task.metadata.message_id in unwanted
-            self._give_up(key, bundle)
+        self._turns.cancel(unwanted)
         self._inbox.take(unwanted)
+        if self._open:
+            self._look(time.monotonic())
 
     def close(self) -> None:
-        """Give the shared memory back, once the workers are gone."""
-        for bundle in self._out.values():
-            if bundle.ledger is not None:
-                bundle.ledger.stop()
-                bundle.ledger.close()
+        """Give the shared memory back, once the workers are gone; forget every message."""
+        for errand in self._out.values():
+            if errand.ledger is not None:
+                errand.ledger.limit(0)
+                errand.ledger.close()
         for ledger in self._idle:
             ledger.close()
-        self._library.close()
+        if self._open:
+            self._library.close()
         self._out.clear()
         self._idle.clear()
+        self._inbox.clear()
+        self._open = False
 
     # ------------------------------------------------------------ out
 
@@ -148,129 +160,146 @@ class Packing(Passing):
         seed = derive(self._seed, "node", node - FIRST_NODE, self._per_node[node])
         return Task(self._count, metadata, content, buffers, time.monotonic() + metadata.ttl, seed)
 
-    def _turn(self, task: Task) -> bool:
-        """Whether a task can be sent now; else it is refused, or waits for its site."""
-        if not FIRST_NODE <= task.node < FIRST_NODE + self._sites:
-            last = FIRST_NODE + self._sites - 1
-            self._finish(
-                task, task.failed(UNAVAILABLE, f"there is no node {task.node}; nodes are {FIRST_NODE} to {last}")
-            )
-            return False
-        if task.node in self._waiting:
-            self._waiting[task.node].append(task)
-            return False
-        self._waiting[task.node] = deque()
-        return True
+    def _dispatch(self) -> None:
+        """Send what is ready, to as many workers as are free; where memory is not shared, one by one."""
+        free = self._workers - len(self._out)
+        if time.monotonic() < self._pause_until:
+            return
+        if not self._shared:
+            for task in self._turns.ready():
+                self._send([task])
+        elif free > 0:
+            for tasks in self._balance.split(self._turns.ready(), free):
+                self._send(tasks)
 
-    def _send(self, tasks: Sequence[Task]) -> None:
-        for some in self._balance.split(tasks) if tasks else ():
-            self._send_bundle(some)
-
-    def _send_bundle(self, tasks: list[Task]) -> None:
+    def _send(self, tasks: list[Task]) -> None:
         ledger = None
         if self._shared:
             ledger = self._idle.pop() if self._idle else Reader()
-            ledger.begin()
-        while not self._nodes:  # an engine may still be making them
-            time.sleep(_LOOK_S)
-            self._nodes = list(self.grid.get_node_ids())
-        busy = Counter(bundle.node for bundle in self._out.values())
-        node = min(self._nodes, key=lambda node: busy[node])
+            ledger.reset()
+        busy = Counter(errand.node for errand in self._out.values())
+        errand = Errand(min(self._carriers(), key=lambda node: busy[node]), tasks, ledger)
+        ttl = max(max(task.deadline for task in tasks) - time.monotonic(), 0.0) + MARGIN_S
         content = pack(tasks, self._states, self._library, ledger)
-        message = Message(content, node, KIND, ttl=max(task.deadline for task in tasks) - time.monotonic())
-        (key,) = self.grid.push_messages([message])
-        self._out[key] = _Bundle(node, dict(enumerate(tasks)), ledger, tasks)
+        keys = list(self.grid.push_messages([Message(content, errand.node, KIND, ttl=ttl)]))
+        if keys:
+            self._out[keys[0]] = errand
+            return
+        self._settle(errand, reused=True)
+        for task in tasks:
+            self._turns.finish(task, task.failed(UNAVAILABLE, "the engine does not take messages any more"))
+
+    def _carriers(self) -> list[int]:
+        """The nodes below, once they are there."""
+        until = time.monotonic() + _START_S
+        while len(self._nodes) < self._workers:
+            self._check()
+            if time.monotonic() > until:
+                raise FlDistillError(f"the engine has {len(self._nodes)} nodes, expected {self._workers}")
+            self._nodes = list(self.grid.get_node_ids())
+            time.sleep(0 if len(self._nodes) >= self._workers else _LOOK_S)
+        return self._nodes
 
     # ------------------------------------------------------------ in
 
     def _work(self) -> None:
-        now = time.monotonic()
-        for bundle in list(self._out.values()):
-            if bundle.ledger is not None:
-                for entry in bundle.ledger.entries():
-                    self._take(bundle, read_entry(*entry))
-        if now >= self._next_look and self._out:
-            for reply in self.grid.pull_messages(list(self._out)):
-                self._ended(self._out.pop(reply.metadata.reply_to_message_id), reply)
-            self._expire(now)
+        for key, errand in list(self._out.items()):
+            self._drain(key, errand)
+        if (now := time.monotonic()) >= self._next_look:
+            self._look(now)
             self._next_look = time.monotonic() + _LOOK_S
 
-    def _take(self, bundle: _Bundle, answer: Answer) -> None:
-        task = bundle.tasks.pop(answer.number)
+    def _look(self, now: float) -> None:
+        """What need not be looked at all the time: deadlines, ends of bundles, idle workers."""
+        self._turns.expire(now)
+        if self._out:
+            for reply in self.grid.pull_messages(list(self._out)):
+                key = reply.metadata.reply_to_message_id
+                self._ended(key, self._out[key], reply)
+        for key, errand in list(self._out.items()):
+            self._turns.requeue(errand.left_over(now))
+            if errand.stuck:
+                self._free(key, errand, now)
+        if len(self._out) < self._workers and not self._turns.any_ready:
+            self._share_out(now)
+        self._dispatch()
+
+    def _drain(self, key: str, errand: Errand) -> None:
+        """Take the answers that have come; where one makes no sense, the site that it should be of has failed."""
+        try:
+            for entry in errand.ledger.entries() if errand.ledger is not None else ():
+                self._take(errand, read_entry(*entry))
+        except frames.FrameError as error:
+            if errand.ledger is not None:
+                errand.ledger.limit(0)
+            self._out.pop(key, None)
+            self._blame(errand, Error(APP_CRASHED, f"the worker's answer cannot be read: {error}"))
+            self._settle(errand, reused=False)
+
+    def _take(self, errand: Errand, answer: Answer) -> None:
+        task = errand.answered(answer.number)
         if answer.state is not None:
             self._states.put(task.node, *answer.state)
-        self._balance.note(task, answer.seconds)
-        self._finish(task, answer.reply)
+        if answer.reply.has_content():
+            self._balance.note(task, answer.seconds)
+        self._turns.finish(task, answer.reply)
 
-    def _ended(self, bundle: _Bundle, reply: Message) -> None:
-        """A bundle's own reply: all was done, or something went wrong at the first of those without an answer."""
-        if bundle.ledger is not None:
-            for entry in bundle.ledger.entries():
-                self._take(bundle, read_entry(*entry))
-        if reply.has_content():
-            for entry in entries_of(reply.content):
-                self._take(bundle, read_entry(*entry))
-        left = [bundle.tasks[number] for number in sorted(bundle.tasks)]
-        self._settle(bundle, reused=not reply.has_error() or reply.error.code == UNREACHABLE)
-        if reply.has_error() and reply.error.code == UNREACHABLE:
+    def _ended(self, key: str, errand: Errand, reply: Message) -> None:
+        """A bundle's own reply: all was done, or what is left was not begun, or something went wrong at the first."""
+        self._drain(key, errand)
+        if self._out.pop(key, None) is None:
+            return
+        try:
+            for entry in entries_of(reply.content) if reply.has_content() else ():
+                self._take(errand, read_entry(*entry))
+        except frames.FrameError as error:
+            reply = Message(Error(APP_CRASHED, f"the worker's answer cannot be read: {error}"), reply_to=reply)
+        if not reply.has_error():
+            self._turns.requeue(errand.left())
+        elif reply.error.code == UNREACHABLE:
             self._shared = False
-        elif len(left) > 1 and bundle.ledger is None:
-            for task in self._wanted(left):  # nobody knows in whose turn it was: each by itself
-                self._send_bundle([task])
+            self._turns.requeue(errand.left())
+        else:
+            self._blame(errand, reply.error)
+        self._settle(errand, reused=not reply.has_error() or reply.error.code == UNREACHABLE)
+
+    def _blame(self, errand: Errand, error: Error) -> None:
+        """The error is that of the site in whose turn it happened; where none was begun, it may pass."""
+        left, blamed = errand.left(), 1
+        if not errand.began:
+            tries = max((task.tries for task in left), default=0)
+            blamed = 0 if tries < TRIES else len(left)
+            self._pause_until = time.monotonic() + TRY_S * 2**tries
+            for task in left:
+                task.tries = tries + 1
+        for task in left[:blamed]:
+            self._turns.finish(task, task.failed(error.code, error.reason or "the worker gave no reason"))
+        self._turns.requeue(left[blamed:])
+
+    def _free(self, key: str, errand: Errand, now: float) -> None:
+        """A worker is at something that nobody waits for: free it, or at least let it begin nothing else."""
+        if not isinstance(self.grid, Cancels):
+            errand.stop(now)
             return
-        elif left:
-            error = reply.error if reply.has_error() else Error(APP_CRASHED, "the worker gave no answer")
-            reason = LATE.format(left[0].metadata.ttl) if error.code == NO_REPLY else error.reason
-            self._finish(left[0], left[0].failed(error.code, reason or "the worker gave no reason"))
-            left = left[1:]
-        self._send(self._wanted(left))
-
-    def _settle(self, bundle: _Bundle, reused: bool) -> None:
-        for task in bundle.sent:
-            self._library.release(task.borrowed)
-            task.borrowed = []
-        if bundle.ledger is not None and reused:
-            self._idle.append(bundle.ledger)
-        elif bundle.ledger is not None:
-            bundle.ledger.close()  # a worker that is not dead after all may still write there
-
-    def _wanted(self, tasks: Iterable[Task]) -> list[Task]:
-        """Those that somebody waits for; the others are over."""
-        wanted = []
-        for task in tasks:
-            if task.expired:
-                self._finish(task, None)
-            else:
-                wanted.append(task)
-        return wanted
-
-    def _expire(self, now: float) -> None:
-        for key, bundle in list(self._out.items()):
-            late = [task for task in bundle.tasks.values() if now > task.deadline and not task.expired]
-            for task in late:
-                task.expired = True
-                self._inbox.deliver(task, task.failed(NO_REPLY, LATE.format(task.metadata.ttl)))
-            if late:
-                self._give_up(key, bundle)
-
-    def _give_up(self, key: str, bundle: _Bundle) -> None:
-        """Where nobody waits for what a worker is at: free it, if the grid below can, and send the rest elsewhere."""
-        left = [bundle.tasks[number] for number in sorted(bundle.tasks)]
-        if not left or not left[0].expired:
-            return
-        if isinstance(self.grid, Cancels):
+        self._drain(key, errand)  # it may have gone on meanwhile
+        if key in self._out and errand.stuck:
             self.grid.cancel([key])
             del self._out[key]
-            self._settle(bundle, reused=False)
-            self._send(self._wanted(left))
-        elif bundle.ledger is not None and all(task.expired for task in left):
-            bundle.ledger.stop()
+            self._settle(errand, reused=False)
+            self._turns.requeue(errand.left())
 
-    def _finish(self, task: Task, reply: Message | None) -> None:
-        if not task.expired and reply is not None:
-            self._inbox.deliver(task, reply)
-        task.done = True
-        if waiting := self._waiting.get(task.node):
-            self._send(self._wanted([waiting.popleft()]))
-        else:
-            self._waiting.pop(task.node, None)
+    def _share_out(self, now: float) -> None:
+        """Let the worker with the most before it give half of that to those who have nothing."""
+        worth = {key: sum(self._balance.costs(errand.not_begun())) for key, errand in self._out.items()}
+        if worth:
+            self._out[max(worth, key=lambda key: worth[key])].give_half(max(worth.values()), now)
+
+    def _settle(self, errand: Errand, reused: bool) -> None:
+        """A bundle is over; its ledger serves another one unless a worker may still write there."""
+        for task in errand.sent:
+            self._library.release(task.borrowed)
+            task.borrowed = []
+        if errand.ledger is not None and reused and len(self._idle) < 2 * self._workers:
+            self._idle.append(errand.ledger)
+        elif errand.ledger is not None:
+            errand.ledger.close()

@@ -7,9 +7,11 @@ import os
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from .frames import FrameError
 
+_NAME = "fl-distill"
 _GRAIN = 1 << 16
 _ALIGN = 64
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
@@ -18,18 +20,23 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 def anonymous_file() -> int:
     """A descriptor of an empty file that vanishes with its last user, whatever ends that user."""
     if hasattr(os, "memfd_create"):
-        return os.memfd_create("fl-distill")
+        return os.memfd_create(_NAME)
     with tempfile.TemporaryFile() as file:
         return os.dup(file.fileno())
 
 
 class Region:
-    """A growing file, mapped as far as needed; one process writes, any other reads."""
+    """A growing file, mapped as far as needed; one process at a time writes to a place, any other reads."""
 
     def __init__(self, descriptor: int, *, writable: bool) -> None:
         self._descriptor = descriptor
         self._access = mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ
         self._map: mmap.mmap | None = None
+
+    @property
+    def descriptor(self) -> int:
+        """Of the file; negative once it is closed."""
+        return self._descriptor
 
     def write(self, offset: int, data: bytes) -> None:
         """Put `data` at `offset`; the file grows when it has to."""
@@ -74,27 +81,54 @@ class Region:
         return self._map
 
 
-_borrowed: dict[tuple[int, int, int], Region] = {}
+@dataclass(frozen=True)
+class Address:
+    """Where a process has a file open: on this machine, since it started, as that process sees its neighbours."""
+
+    machine: str
+    process: int
+    descriptor: int
+    file: tuple[int, int]
+
+    @classmethod
+    def of(cls, descriptor: int) -> "Address":
+        """The address of a file of this process."""
+        about = os.fstat(descriptor)
+        return cls(_machine(), os.getpid(), descriptor, (about.st_dev, about.st_ino))
+
+
+def borrowed(address: Address, *, writable: bool) -> Region | None:
+    """Another process's anonymous file; None where it is out of reach, or is not the one that was meant."""
+    key = address, writable
+    if key in _borrowed:
+        _borrowed[key] = _borrowed.pop(key)  # the last to be dropped
+        return _borrowed[key]
+    path = f"/proc/{address.process}/fd/{address.descriptor}"
+    try:
+        about = os.stat(path)
+        same = (about.st_dev, about.st_ino) == address.file and os.readlink(path).startswith(f"/memfd:{_NAME} ")
+        if address.machine != _machine() or not same:
+            return None
+        found = os.open(path, os.O_RDWR if writable else os.O_RDONLY)
+    except OSError:
+        return None
+    while len(_borrowed) >= _MOST_BORROWED:
+        _borrowed.pop(next(iter(_borrowed))).close()
+    _borrowed[key] = Region(found, writable=writable)
+    return _borrowed[key]
+
+
+_borrowed: dict[tuple[Address, bool], Region] = {}
 _MOST_BORROWED = 64
 
 
-def borrowed(process: int, descriptor: int, inode: int) -> Region | None:
-    """Another process's file, to read and write; None where it is out of reach, on another machine for example."""
-    key = process, descriptor, inode
-    if key in _borrowed:
-        _borrowed[key] = _borrowed.pop(key)  # the last to be dropped
-    else:
-        try:
-            found = os.open(f"/proc/{process}/fd/{descriptor}", os.O_RDWR)
-        except OSError:
-            return None
-        if os.fstat(found).st_ino != inode:  # the same numbers, elsewhere
-            os.close(found)
-            return None
-        while len(_borrowed) >= _MOST_BORROWED:
-            _borrowed.pop(next(iter(_borrowed))).close()
-        _borrowed[key] = Region(found, writable=True)
-    return _borrowed[key]
+def _machine() -> str:
+    """What only processes have in common that can reach each other's files by number."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return f"unknown {os.getpid()}"
 
 
 @dataclass(slots=True)

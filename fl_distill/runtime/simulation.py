@@ -14,7 +14,7 @@ from flwr.serverapp import Grid, ServerApp
 from ..config.schema import Runtime
 from ..errors import ConfigError, RunStopped
 from .carrier import carrier
-from .packing import Packing, carriers
+from .packing import Packing
 
 T = TypeVar("T")
 Serve = Callable[[Grid, Callable[[], None]], T]
@@ -45,7 +45,7 @@ def simulate(client_app: ClientApp, serve: Serve[T], *, nodes: int, runtime: Run
     @server.main()
     def main(grid: Grid, context: Context) -> None:
         try:
-            packing = Packing(grid, sites=nodes, workers=workers)
+            packing = Packing(grid, sites=nodes, workers=workers, check=check)
             try:
                 results.append(serve(packing, check))
             finally:
@@ -59,7 +59,7 @@ def simulate(client_app: ClientApp, serve: Serve[T], *, nodes: int, runtime: Run
         run_simulation(
             server_app=server,
             client_app=carrier(client_app, nodes),
-            num_supernodes=carriers(workers),
+            num_supernodes=workers,
             backend_config={"client_resources": _resources(runtime)},
             verbose_logging=debug,
         )

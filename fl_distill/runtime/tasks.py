@@ -26,6 +26,8 @@ class Task:
     borrowed: list[Item] = field(default_factory=list)
     expired: bool = False
     done: bool = False
+    tries: int = 0
+    """How often it was sent in vain: no worker began it."""
 
     @property
     def node(self) -> int:

@@ -1,0 +1,80 @@
+"""One bundle on its way, as the server sees it: who has answered, who is at work, who was not begun."""
+
+import time
+from collections.abc import Sequence
+from typing import final
+
+from .frames import FrameError
+from .ledger import Reader
+from .tasks import Task
+
+WORTH_S = 0.2
+"""Seconds of work for which it pays to give some of a bundle to another worker."""
+OVERDUE_S = 1.0
+"""Seconds at one site after which those behind it may be given away, whatever they would take."""
+SETTLED_S = 0.005
+"""After so long a worker that was told to begin no more has heard it, or has begun."""
+
+
+@final
+class Errand:
+    """`tasks` in the order in which `node` works on them; answers come through `ledger`, or at the end (None)."""
+
+    def __init__(self, node: int, tasks: Sequence[Task], ledger: Reader | None) -> None:
+        self.node, self.sent, self.ledger = node, list(tasks), ledger
+        self._open = dict(enumerate(tasks))
+        self._since = time.monotonic()
+        self._limit = len(self.sent)
+        self._limited_at: float | None = None
+
+    def left(self) -> list[Task]:
+        """Those without an answer, in order."""
+        return list(self._open.values())
+
+    def answered(self, number: int) -> Task:
+        """The task with this number has its answer. Raises `FrameError` where it is none of those left."""
+        if not isinstance(number, int) or number not in self._open:
+            raise FrameError(f"an answer to order {number!r}, expected one of {list(self._open)[:5]}")
+        self._since = time.monotonic()
+        return self._open.pop(number)
+
+    @property
+    def began(self) -> bool:
+        """Whether the first of those left may have been begun."""
+        return self.ledger is None or len(self._open) < len(self.sent) or self.ledger.begun > 0
+
+    @property
+    def stuck(self) -> bool:
+        """Whether nobody waits for the first of those left."""
+        return next((task.expired for task in self._open.values()), False)
+
+    def not_begun(self) -> list[Task]:
+        """Those that could still be given to another worker."""
+        if self.ledger is None or self._limited_at is not None:
+            return []
+        begun = self.ledger.begun
+        return [task for number, task in self._open.items() if begun <= number < self._limit]
+
+    def give_half(self, seconds: float, now: float) -> None:
+        """Let the worker begin only half of what is before it, where that, of so many seconds, is worth it."""
+        some = len(self.not_begun())
+        if some and self.ledger is not None and (seconds > WORTH_S or now - self._since > OVERDUE_S):
+            self._cut(self._limit - (some + 1) // 2, now)
+
+    def stop(self, now: float) -> None:
+        """Let the worker begin nothing more."""
+        if self.not_begun():
+            self._cut(0, now)
+
+    def left_over(self, now: float) -> list[Task]:
+        """What the worker was told not to begin, and has not: from now on no affair of this bundle."""
+        if self.ledger is None or self._limited_at is None or now < self._limited_at + SETTLED_S:
+            return []
+        self._limited_at = None
+        least = max(self.ledger.begun, self._limit)
+        return [self._open.pop(number) for number in list(self._open) if number >= least]
+
+    def _cut(self, limit: int, now: float) -> None:
+        assert self.ledger is not None
+        self._limit, self._limited_at = limit, now
+        self.ledger.limit(limit)
