@@ -251,7 +251,7 @@ serve(Node(app, folder / "site.yaml", folder, folder / "online"), sys.argv[1], N
 @pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_counted_bytes_are_those_of_envelopes(environment: dict[str, str], tmp_path: Path) -> None:
-    """Between a SuperLink and this package's own sites, which send each message as one array."""
+    """Between a SuperLink and this package's own sites, which send each message as one value."""
     port, run = free_port(), tmp_path / "run"
     connection = f'[superlink]\ndefault = "here"\n[superlink.here]\naddress = "127.0.0.1:{port}"\ninsecure = true\n'
     (tmp_path / "flwr" / "config.toml").write_text(connection, encoding="utf-8")

@@ -1,13 +1,14 @@
 """Envelopes: what goes in comes out, bit for bit; damage is named; nobody gets one who cannot open it."""
 
 from contextlib import suppress
+from typing import cast
 
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fl_distill.runtime.envelope import KEY, MARK, is_sealed, marked, opened, sealed
+from fl_distill.runtime.envelope import KEY, MARK, WHOLE, is_sealed, marked, opened, sealed
 from fl_distill.runtime.frames import FrameError
 
 names = st.text(min_size=1, max_size=8)
@@ -34,16 +35,35 @@ def test_what_goes_in_comes_out(content: RecordDict) -> None:
     assert opened(content) is content
 
 
+def envelopes(data: bytes) -> list[RecordDict]:
+    """These bytes in both forms in which they may come."""
+    array = Array("uint8", (len(data),), KEY, data)
+    return [RecordDict({KEY: ConfigRecord({KEY: data})}), RecordDict({KEY: ArrayRecord({KEY: array})})]
+
+
 @given(contents, st.data())
 def test_damage_is_named_or_read(content: RecordDict, draw: st.DataObject) -> None:
-    data = bytearray(sealed(content).array_records[KEY][KEY].data)
+    data = bytearray(cast(bytes, sealed(content).config_records[KEY][KEY]))
     at = draw.draw(st.integers(0, len(data) - 1))
     data[at] ^= draw.draw(st.integers(1, 255))
     cut = bytes(data[: draw.draw(st.integers(0, len(data)))])
-    for broken in (bytes(data), cut):
-        envelope = RecordDict({KEY: ArrayRecord({KEY: Array("uint8", (len(broken),), KEY, broken)})})
+    for envelope in [*envelopes(bytes(data)), *envelopes(cut)]:
         with suppress(FrameError):
             assert isinstance(opened(envelope), RecordDict)
+
+
+def test_an_envelope_of_something_else_is_refused() -> None:
+    for value in ("text", 1, [b"a", b"b"]):
+        with pytest.raises(FrameError, match="holds bytes"):
+            opened(RecordDict({KEY: ConfigRecord({KEY: value})}))
+
+
+def test_large_envelopes_are_arrays_which_flower_cuts_into_pieces() -> None:
+    arrays = RecordDict({"a": ArrayRecord({"w": Array("uint8", (WHOLE,), "x", bytes(WHOLE))})})
+    found = sealed(arrays)
+    assert list(found.array_records) == [KEY]
+    assert is_sealed(found)
+    assert opened(found) == arrays
 
 
 def test_a_mark_says_that_its_sender_opens_envelopes() -> None:
@@ -52,5 +72,6 @@ def test_a_mark_says_that_its_sender_opens_envelopes() -> None:
 
 def test_a_short_envelope_is_refused_before_anything_is_read() -> None:
     for data in (b"", b"1234567", b"\xff" * 8):
-        with pytest.raises(FrameError, match="envelope"):
-            opened(RecordDict({KEY: ArrayRecord({KEY: Array("uint8", (len(data),), KEY, data)})}))
+        for envelope in envelopes(data):
+            with pytest.raises(FrameError, match="envelope"):
+                opened(envelope)

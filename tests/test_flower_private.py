@@ -4,13 +4,21 @@ import ast
 import dataclasses
 import inspect
 from pathlib import Path
+from typing import Any
 
 import pytest
 from flwr.app import Array, ConfigRecord, Error, Message, Metadata, RecordDict
+from flwr.app.message import remove_content_from_message
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
+from flwr.common.serde import message_to_proto
+from flwr.proto.message_pb2 import PullObjectResponse
+from flwr.proto.runtime_pb2 import PullAppMessagesResponse
 from flwr.serverapp import Grid
+from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
+from flwr.supercore.inflatable.inflatable_utils import ObjectUnavailableError
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
+from flwr.superlink.grid import HttpGrid
 
 import fl_distill.runtime.flower_private as private
 
@@ -139,6 +147,86 @@ def test_grid_asks_for_what_process_grid_has() -> None:
     asked = {"set_run", "run", "create_message", "get_node_ids"}
     asked |= {"push_messages", "pull_messages", "send_and_receive"}
     assert Grid.__abstractmethods__ == asked, MOVED + f"Grid now asks for {sorted(Grid.__abstractmethods__)}."
+
+
+def test_who_pulls_waits_for_objects_that_are_on_their_way() -> None:
+    left = ["late", "later"]
+
+    def pull(object_id: str) -> bytes:
+        if left:
+            left.pop()
+            raise ObjectUnavailableError(object_id)
+        return b"x"
+
+    assert private.objects(["a"], pull) == {"a": b"x"}, MOVED + "pull_objects"
+    left.append("again")
+    with pytest.raises(private.Lost):
+        private.objects(["a"], pull, patient=False)
+
+
+def test_a_site_sends_first_what_says_most() -> None:
+    pushed: list[str] = []
+    with private.identity(7):
+        asked = Message(RecordDict(), 1001, "train")
+    private.stamp(asked, "abc")
+    record = ConfigRecord({"k": b"v"})
+    reply = Message(RecordDict({"c": record}), reply_to=asked)
+    none: Any = None
+    line = private.Line(
+        *(5, none, lambda reply, tree, seconds: (set(ids(tree)), "session"), none, none),
+        lambda run, session, object_id, data: pushed.append(object_id),
+        none,
+    )
+    line.send(reply, 0.5)
+    assert pushed == [record.object_id, reply.content.object_id, reply.metadata.message_id], MOVED + "push_objects"
+
+
+def ids(tree: Any) -> list[str]:
+    return [tree.object_id, *(found for child in tree.children for found in ids(child))]
+
+
+class Client:
+    """Stands for Flower's client of the Runtime API: one reply of three objects."""
+
+    def __init__(self, reply: Message) -> None:
+        self.reply, self.pulled, self.confirmed = reply, 0, ""
+        self.objects = {key: found.deflate() for key, found in get_all_nested_objects(reply).items()}
+
+    def PullMessages(self, request: Any) -> PullAppMessagesResponse:  # noqa: N802
+        head = message_to_proto(remove_content_from_message(self.reply))
+        return PullAppMessagesResponse(messages_list=[head], message_object_trees=[get_object_tree(self.reply)])
+
+    def PullObject(self, request: Any) -> PullObjectResponse:  # noqa: N802
+        self.pulled += 1
+        data = self.objects.get(request.object_id, b"")
+        return PullObjectResponse(object_found=bool(data), object_available=bool(data), object_content=data)
+
+    def ConfirmMessageReceived(self, request: Any) -> None:  # noqa: N802
+        self.confirmed = request.message_object_id
+
+
+def test_replies_are_fetched_over_the_connection_of_flowers_own_grid() -> None:
+    with private.identity(7):
+        asked = Message(RecordDict(), 1001, "train")
+    private.stamp(asked, "abc")
+    reply = Message(RecordDict({"only": ConfigRecord({"only": b"v"})}), reply_to=asked)
+    private.stamp(reply, reply.object_id)
+    grid, client = HttpGrid(insecure=True, token="none"), Client(reply)
+    grid._client = client  # type: ignore[assignment]
+    desk = private.Desk.of(grid)
+    assert desk is not None
+    ((head, tree),) = desk.heads(["abc"])
+    found, unasked = desk.fetch(head, tree, "only")
+    assert (found.content, found.metadata.src_node_id) == (reply.content, 1001), MOVED + "HttpGrid"
+    assert (client.pulled, len(unasked)) == (1, 2)
+    desk.confirm(found.metadata)
+    assert client.confirmed == reply.metadata.message_id
+    whole, unasked = desk.fetch(head, tree, "other")
+    assert (whole.content, unasked) == (reply.content, [])
+    client.objects.clear()
+    lost, _ = desk.fetch(head, tree, "only")
+    assert (lost.error.code, lost.metadata.reply_to_message_id) == (ErrorCode.MESSAGE_UNAVAILABLE, "abc")
+    assert private.Desk.of(None) is None  # type: ignore[arg-type]
 
 
 def test_no_other_file_of_the_runtime_imports_private_names() -> None:

@@ -156,6 +156,22 @@ def test_a_node_answers_an_envelope_with_an_envelope(site: Path) -> None:
     assert isinstance(opened(reply.content)["arrays"], ArrayRecord)
 
 
+def test_the_seconds_of_work_that_are_told_are_not_those_of_sending(
+    site: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Slow(Wire):
+        def send(self, reply: Message, seconds: float) -> None:
+            time.sleep(3.0)
+
+    caplog.set_level("INFO", logger="fl_distill.site")
+    one = node(site)
+    one.app = lambda asked, context: Message(RecordDict(), reply_to=asked)  # type: ignore[assignment]
+    with pytest.raises(EOFError):
+        one.run(Slow(message("train")))  # type: ignore[arg-type]
+    (told,) = [record for record in caplog.records if "bytes" in record.getMessage()]
+    assert told.args[1] < 2.0  # type: ignore[index, operator]
+
+
 def test_what_a_crash_lost_is_told_once(site: Path) -> None:
     """Whatever happens while it is told, the site is not locked out by it."""
     for sending in (None, RuntimeError("the SuperLink knows nothing of it")):

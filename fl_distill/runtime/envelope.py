@@ -1,4 +1,4 @@
-"""One array instead of many: a message's records as a single array, where each object costs a request of its own.
+"""One record instead of many: a message's records as a single value, where each object costs a request of its own.
 
 Flower carries every record, array and chunk of a message separately: 18 requests for a small network, hundreds for a
 deep one. Only nodes that said so in an answer of theirs are sent envelopes; a stock SuperNode gets what it knows.
@@ -15,27 +15,34 @@ from ..asked import Passing
 from . import frames
 from .flower_private import compose
 
-KEY = "fl_distill.envelope"
-MARK = "fl_distill.opens-envelopes"
-"""Record of an answer whose sender can open envelopes."""
+KEY = "fl_distill.envelope.2"
+MARK = "fl_distill.opens-envelopes.2"
+"""Record of an answer whose sender can open envelopes of this form."""
+WHOLE = 5_000_000
+"""Bytes up to which an envelope is one value and one request; Flower cuts larger ones into pieces of about as many."""
 DAMAGED = 1007
 """Error code of an answer that cannot be opened."""
 _HEAD, _SIZE = struct.Struct("<II"), struct.Struct("<Q")
 
 
 def sealed(content: RecordDict) -> RecordDict:
-    """The same records as one array: lengths, JSON header, buffers."""
+    """The same records as one value: lengths, JSON header, buffers."""
     header, buffers = frames.encode(content)
     sizes = b"".join(_SIZE.pack(len(buffer)) for buffer in buffers)
     data = b"".join([_HEAD.pack(len(header), len(buffers)), sizes, header, *buffers])
-    return RecordDict({KEY: ArrayRecord({KEY: Array("uint8", (len(data),), KEY, data)})})
+    if len(data) > WHOLE:
+        return RecordDict({KEY: ArrayRecord({KEY: Array("uint8", (len(data),), KEY, data)})})
+    return RecordDict({KEY: ConfigRecord({KEY: data})})
 
 
 def opened(content: RecordDict) -> RecordDict:
     """What `sealed` was given; content that is no envelope comes back as it is. Raises `FrameError` for damage."""
     if not is_sealed(content):
         return content
-    data = content.array_records[KEY][KEY].data
+    value = content[KEY][KEY]
+    data = value.data if isinstance(value, Array) else value
+    if not isinstance(data, bytes):
+        raise frames.FrameError(f"an envelope holds bytes, not {type(data).__name__}")
     if len(data) < _HEAD.size:
         raise frames.FrameError(f"an envelope has {len(data)} bytes, fewer than its head")
     header, count = _HEAD.unpack_from(data)
@@ -53,14 +60,14 @@ def opened(content: RecordDict) -> RecordDict:
 
 
 def is_sealed(content: RecordDict) -> bool:
-    """Whether the content is one array that `opened` can read."""
+    """Whether the content is one value that `opened` can read."""
     record = content.get(KEY)
-    return isinstance(record, ArrayRecord) and KEY in record
+    return isinstance(record, ArrayRecord | ConfigRecord) and KEY in record
 
 
 def marked(content: RecordDict) -> RecordDict:
     """The content with a word that its sender opens envelopes."""
-    content[MARK] = ConfigRecord({"version": 1})
+    content[MARK] = ConfigRecord({"version": 2})
     return content
 
 

@@ -3,13 +3,13 @@
 `tests/test_flower_private.py` states what is expected of each and fails, naming it, when Flower moves it.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from flwr.app import Array, Error, Message, Metadata, RecordDict
+from flwr.app import Array, ConfigRecord, Error, Message, Metadata, RecordDict
 from flwr.app.message import make_message
 from flwr.common.constant import (
     NUM_PARTITIONS_KEY,
@@ -17,25 +17,42 @@ from flwr.common.constant import (
     SUPERLINK_NODE_ID,
     ErrorCode,
 )
+from flwr.common.serde import message_from_proto
+from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest
+from flwr.proto.node_pb2 import Node
+from flwr.proto.runtime_pb2 import PullAppMessagesRequest
+from flwr.serverapp import Grid
+from flwr.supercore.constant import FLWR_PRIVATE_MAX_CONCURRENT_OBJ_PUSHES as PUSHES
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree, iterate_object_tree
-from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents, pull_objects, push_objects
+from flwr.supercore.inflatable.inflatable_protobuf_utils import make_pull_object_fn_protobuf
+from flwr.supercore.inflatable.inflatable_utils import (
+    ObjectPullError,
+    inflate_object_from_contents,
+    pull_objects,
+    push_objects,
+)
 from flwr.supercore.run import Run, RunNotRunningException
 from flwr.supercore.task_identity import TaskIdentity
+from flwr.superlink.grid import HttpGrid
 
 __all__ = [
     "APP_CRASHED",
     "NO_REPLY",
     "RAISED",
     "UNAVAILABLE",
+    "Desk",
     "Gone",
-    "Link",
+    "Line",
+    "Lost",
     "Run",
     "compose",
+    "connected",
     "empty_run",
+    "fetch",
     "identity",
-    "linked",
     "make_array",
     "node_config",
+    "objects",
     "stamp",
 ]
 
@@ -106,52 +123,52 @@ def node_config(partition: int, partitions: int) -> dict[str, bool | float | int
 
 Gone = RunNotRunningException
 """Raised where a run has ended while somebody still works for it."""
+Lost = ObjectPullError
+"""Raised where what was announced did not arrive."""
+
+
+_ENVELOPE = 3
+"""Objects of a message with one record that has no parts."""
+_AGAIN_S, _AGAIN_CAP_S = 0.05, 1.0
+"""Pauses before an object is asked for again whose sender is still sending it; Flower begins with a second."""
+
+
+def fetch(head: Message, tree: Any, pull: Callable[[str], bytes], lone: str) -> tuple[Message, list[str]]:
+    """The message whose objects are those of `tree`, and the ids of those that there was no need to ask for.
+
+    A message that holds one record with an entry `lone` and nothing else is known by its head and that record.
+    """
+    ids, contents = [node.object_id for node in iterate_object_tree(tree)], {}
+    if len(ids) == 3 and len(tree.children) == len(tree.children[0].children) == 1:
+        contents = objects(ids[:1], pull)
+        record = inflate_object_from_contents(ids[0], contents, keep_object_contents=True)
+        if isinstance(record, ConfigRecord) and lone in record:
+            return compose(head.metadata, RecordDict({lone: record})), ids[1:]
+    contents |= objects([object_id for object_id in ids if object_id not in contents], pull)
+    whole: Message = inflate_object_from_contents(tree.object_id, contents)  # type: ignore[assignment]
+    stamp(whole, tree.object_id)
+    return whole, []
+
+
+def objects(ids: list[str], pull: Callable[[str], bytes], *, patient: bool = True) -> dict[str, bytes]:
+    """What the objects of these ids hold; waits for those that are still on their way, or raises `Lost`."""
+    tries = None if patient else 1
+    return pull_objects(ids, pull, max_tries_per_object=tries, initial_backoff=_AGAIN_S, backoff_cap=_AGAIN_CAP_S)
 
 
 @dataclass(frozen=True)
-class Link:
-    """A node's connection to a SuperLink: Flower's own transport, authentication and heartbeat."""
+class Line:
+    """A node's line to a SuperLink: Flower's own transport, authentication and heartbeat."""
 
     node: int
-    _receive: Callable[[], Any]
+    next: Callable[[], tuple[Message, Any] | None]
+    """The head of a message that nobody was handed yet, and the tree of its objects."""
     _send: Callable[..., Any]
     _get_run: Callable[[int], Run]
-    _pull: Callable[[int, str], bytes]
+    pull: Callable[[int, str], bytes]
     _push: Callable[[int, str, str, bytes], None]
-    _confirm: Callable[[int, str], None]
-
-    def receive(self, largest: int, note: Callable[[Message], None]) -> Message | tuple[Message, str] | None:
-        """The next message, if there is one; or the head of one that cannot be had, and why.
-
-        `note` hears the head before anything else is fetched. Raises `Gone` where its run has ended.
-        """
-        if (found := self._receive()) is None:
-            return None
-        head, tree = found
-        note(head)
-        run, number, arrived = head.metadata.run_id, head.metadata.message_id, 0
-
-        def pull(object_id: str) -> bytes:
-            nonlocal arrived
-            if arrived > largest:
-                raise OverflowError
-            data = self._pull(run, object_id)
-            arrived += len(data)
-            return data
-
-        ids = [node.object_id for node in iterate_object_tree(tree)]
-        try:
-            contents = pull_objects(ids, pull_object_fn=pull)
-            whole: Message = inflate_object_from_contents(tree.object_id, contents)  # type: ignore[assignment]
-        except OverflowError:
-            return head, f"the message has more than {largest} bytes"
-        except Gone:
-            raise
-        except Exception as error:
-            return head, f"the message could not be fetched ({type(error).__name__})"
-        stamp(whole, tree.object_id)
-        self._confirm(run, number)
-        return whole
+    confirm: Callable[[int, str], None]
+    """The SuperLink need not keep a message's objects any more, and takes no more of them."""
 
     def send(self, reply: Message, seconds: float) -> None:
         """Send a reply to a message that took `seconds` to work on."""
@@ -163,6 +180,8 @@ class Link:
             objects,
             lambda object_id, data: self._push(run, session, object_id, data),
             object_ids_to_push=wanted,
+            # What says most comes first, and sites that finish together do not wait for each other's locks.
+            max_concurrent_pushes=1 if len(wanted) <= _ENVELOPE else PUSHES,
         )
 
     def run_config(self, run: int) -> dict[str, Any]:
@@ -171,8 +190,8 @@ class Link:
 
 
 @contextmanager
-def linked(address: str, ca: Path | None, key: Path | None) -> Iterator[Link]:
-    """A node's connection: over TLS where there is a `ca`, authenticated where there is a private `key`.
+def connected(address: str, ca: Path | None, key: Path | None) -> Iterator[Line]:
+    """A node's line: over TLS where there is a `ca`, authenticated where there is a private `key`.
 
     Waits for a SuperLink that is not there. Raises SystemExit when it refuses this node.
     """
@@ -188,4 +207,40 @@ def linked(address: str, ca: Path | None, key: Path | None) -> Iterator[Link]:
         keys = private, private.public_key()
     with http_request_response(address, ca is None, ca.read_bytes() if ca else None, keys) as parts:
         node, receive, send, get_run, _, pull, push, confirm = parts
-        yield Link(node, receive, send, get_run, pull, push, confirm)
+        yield Line(node, receive, send, get_run, pull, push, confirm)
+
+
+@dataclass(frozen=True)
+class Desk:
+    """Where a ServerApp fetches replies: its grid's own connection."""
+
+    _grid: HttpGrid
+    _node: Node = field(default_factory=lambda: Node(node_id=SUPERLINK_NODE_ID))
+
+    @staticmethod
+    def of(grid: Grid) -> "Desk | None":
+        """That of a ServerApp which a SuperLink started."""
+        return Desk(grid) if isinstance(grid, HttpGrid) else None
+
+    def heads(self, message_ids: Iterable[str]) -> list[tuple[Message, Any]]:
+        """The heads of replies that nobody was handed yet, each with the tree of its objects."""
+        found = self._grid._runtime_client.PullMessages(PullAppMessagesRequest(message_ids=message_ids))
+        heads = map(message_from_proto, found.messages_list)
+        return list(zip(heads, found.message_object_trees, strict=True))
+
+    def fetch(self, head: Message, tree: Any, lone: str) -> tuple[Message, list[str]]:
+        """See `fetch`; an error where the sender did not get to the end."""
+        run = head.metadata.run_id
+        pull = make_pull_object_fn_protobuf(self._grid._runtime_client.PullObject, self._node, run)
+        try:
+            return fetch(head, tree, pull, lone)
+        except Lost as error:
+            reason = f"its answer did not arrive as a whole: {error}"
+            return compose(head.metadata, Error(ErrorCode.MESSAGE_UNAVAILABLE, reason)), []
+
+    def confirm(self, reply: Metadata) -> None:
+        """The SuperLink need not keep a reply's objects any more."""
+        request = ConfirmMessageReceivedRequest(
+            node=self._node, run_id=reply.run_id, message_object_id=reply.message_id
+        )
+        self._grid._runtime_client.ConfirmMessageReceived(request)

@@ -19,7 +19,9 @@ from ..codec import payload_bytes
 from ..files import replace_with
 from ..locks import locked
 from .envelope import is_sealed, marked, opened, sealed
-from .flower_private import Gone, Link, compose, linked
+from .flower_private import Gone, compose
+from .link import Link, linked
+from .pace import Pace
 
 LARGEST = 2**31
 """Bytes of a message that a site takes, at most."""
@@ -33,8 +35,8 @@ _FIELDS = (
     *("run_id", "message_id", "src_node_id", "dst_node_id", "reply_to_message_id", "group_id", "created_at", "ttl"),
     *("message_type", "src_task_id", "dst_task_id"),
 )
-_QUICK, _SLOW, _SHARE = 0.03, 3.0, 0.05
-"""Seconds between two looks: at least, at most, and as a part of the time in which nothing came."""
+_QUICK, _SOON, _SLOW, _SHARE = 0.05, 1.0, 3.0, 0.1
+"""Seconds between two looks, and their part of the time in which nothing came: see `Pace`."""
 
 log = logging.getLogger("fl_distill.site")
 
@@ -61,19 +63,25 @@ class Node:
             self._serve(link, sleep)
 
     def _serve(self, link: Link, sleep: Callable[[float], None]) -> None:
-        since = time.monotonic()
+        pace = Pace(_QUICK, _SOON, _SLOW, _SHARE)
+        pace.expect()
         while True:
+            before = time.monotonic()
             try:
-                found = link.receive(self.largest, self._note)
+                found = link.receive(self.largest, lambda head: self._taken(head, pace))
                 if found is None:
-                    sleep(min(max(_QUICK, _SHARE * (time.monotonic() - since)), _SLOW))
+                    sleep(pace.pause(time.monotonic() - before))
                     continue
                 message, fault = found if isinstance(found, tuple) else (found, None)
                 self._answer(link, message, fault)
             except Gone:
                 log.info("the run has ended: nobody waits for an answer")
                 self._in_hand.unlink(missing_ok=True)
-            since = time.monotonic()
+            pace.expect()
+
+    def _taken(self, head: Message, pace: Pace) -> None:
+        pace.came()
+        self._note(head)
 
     def _answer(self, link: Link, message: Message, fault: str | None) -> None:
         before = time.monotonic()
@@ -82,9 +90,10 @@ class Node:
         except KeyboardInterrupt:
             self._send(link, _error(message, INTERRUPTED, "the site was stopped while it worked"), before)
             raise
+        took = time.monotonic() - before
         self._send(link, reply, before)
         what = reply.error.reason if reply.has_error() else f"{payload_bytes(reply.content):,} bytes"
-        log.info("%s: %.1f s, %s", message.metadata.message_type, time.monotonic() - before, what)
+        log.info("%s: %.2f s, %s", message.metadata.message_type, took, what)
 
     def _reply(self, link: Link, message: Message) -> Message:
         context = Context(

@@ -6,6 +6,7 @@ from flwr.serverapp import Grid, ServerApp
 from ..errors import ConfigError, RunStopped
 from ..jobs import ordered_job
 from ..server_app import serve
+from .deployed import Deployed
 from .envelope import Sealing
 
 app = ServerApp()
@@ -16,6 +17,6 @@ def main(grid: Grid, context: Context) -> None:
     """What a SuperLink starts."""
     try:
         job, resume = ordered_job(context)
-        serve(Sealing(grid), job, resume=resume, relay=True)
+        serve(Sealing(Deployed.over(grid)), job, resume=resume, relay=True)
     except (ConfigError, RunStopped) as error:
         raise SystemExit(f"fl-distill: {error}") from error

@@ -1,0 +1,186 @@
+"""What a message costs between a site, a SuperLink and a ServerApp, and that nothing is confirmed too early."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
+from flwr.supercore.inflatable.inflatable_utils import ObjectUnavailableError
+
+from fl_distill.runtime import link as link_module
+from fl_distill.runtime.deployed import Deployed
+from fl_distill.runtime.envelope import opened, sealed
+from fl_distill.runtime.flower_private import Gone, fetch, identity, stamp
+from fl_distill.runtime.link import Link
+
+CONTENT = RecordDict({"config": ConfigRecord({"a": 1}), "arrays": ArrayRecord({"w": Array("u1", (2,), "x", b"ab")})})
+
+
+@pytest.fixture(autouse=True)
+def run() -> Iterator[None]:
+    with identity(7):
+        yield
+
+
+class Store:
+    """Stands for a SuperLink as a site's line and a ServerApp's desk see it: messages, and objects that may be late."""
+
+    node = 5
+
+    def __init__(self) -> None:
+        self.objects: dict[str, bytes] = {}
+        self.late: set[str] = set()
+        self.calls: list[str] = []
+        self.waiting: list[tuple[Message, Any]] = []
+        self.gone = False
+
+    def add(self, message: Message) -> Message:
+        stamp(message, message.object_id)
+        self.waiting.append((message, get_object_tree(message)))
+        self.objects |= {key: found.deflate() for key, found in get_all_nested_objects(message).items()}
+        return message
+
+    def next(self) -> tuple[Message, Any] | None:
+        return self.waiting.pop(0) if self.waiting else None
+
+    def heads(self, message_ids: list[str]) -> list[tuple[Message, Any]]:
+        self.calls.append("look")
+        found, self.waiting = self.waiting, []
+        return found
+
+    def pull(self, run: int, object_id: str) -> bytes:
+        self.calls.append("pull")
+        if self.gone:
+            raise Gone
+        if object_id in self.late:
+            raise ObjectUnavailableError(object_id)
+        return self.objects[object_id]
+
+    def fetch(self, head: Message, tree: Any, lone: str) -> tuple[Message, list[str]]:
+        return fetch(head, tree, lambda object_id: self.pull(7, object_id), lone)
+
+    def send(self, reply: Message, seconds: float) -> None:
+        self.calls.append("send")
+
+    def confirm(self, *what: Any) -> None:
+        self.calls.append(f"confirm {what[-1] if len(what) == 2 else what[0].message_id}")
+
+
+def message(content: RecordDict, group: str = "") -> Message:
+    return Message(content, 5, "train", group_id=group)
+
+
+def received(link: Link) -> Message:
+    found = link.receive(10**6, lambda head: None)
+    assert isinstance(found, Message), found
+    return found
+
+
+def test_an_envelope_is_fetched_with_one_request_and_confirmed_when_the_next_was_answered() -> None:
+    store = Store()
+    link = Link(store)  # type: ignore[arg-type]
+    first, second = store.add(message(sealed(CONTENT))), store.add(message(sealed(CONTENT), "again"))
+    for asked in (first, second):
+        found = received(link)
+        assert opened(found.content) == CONTENT
+        assert found.metadata.message_id == asked.metadata.message_id
+        link.send(Message(RecordDict(), reply_to=found), 0.0)
+    number = first.metadata.message_id
+    assert store.calls == ["pull", "send", "pull", "send", f"confirm {number}"]
+
+
+def test_a_plain_message_is_fetched_as_a_whole_and_confirmed_at_once() -> None:
+    for content in (CONTENT, RecordDict({"config": ConfigRecord({"a": 1})}), RecordDict()):
+        store = Store()
+        asked = store.add(message(content))
+        found = received(Link(store))  # type: ignore[arg-type]
+        assert found.content == content
+        count = len(store.objects)
+        assert store.calls == ["pull"] * count + [f"confirm {asked.metadata.message_id}"]
+
+
+def test_a_large_envelope_travels_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fl_distill.runtime.envelope.WHOLE", 10)
+    store = Store()
+    store.add(message(sealed(CONTENT)))
+    assert opened(received(Link(store)).content) == CONTENT  # type: ignore[arg-type]
+    assert store.calls.count("pull") == 5
+
+
+def test_a_message_that_is_too_large_is_not_taken() -> None:
+    store = Store()
+    store.add(message(CONTENT))
+    found = Link(store).receive(10, lambda head: None)  # type: ignore[arg-type]
+    assert isinstance(found, tuple)
+    assert "more than 10 bytes" in found[1]
+
+
+def test_what_nothing_followed_is_confirmed_once_all_of_it_has_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An object that arrives after its message was confirmed would be refused, and end the ServerApp that sends it."""
+    store = Store()
+    link = Link(store)  # type: ignore[arg-type]
+    asked = store.add(message(sealed(CONTENT)))
+    received(link)
+    store.calls.clear()
+    assert link.receive(10**6, lambda head: None) is None
+    assert store.calls == [], "it was not long ago"
+    monkeypatch.setattr(link_module, "SETTLED_S", 0.0)
+    store.late = {asked.metadata.message_id}
+    assert link.receive(10**6, lambda head: None) is None
+    assert "confirm" not in " ".join(store.calls)
+    store.late = set()
+    assert link.receive(10**6, lambda head: None) is None
+    assert store.calls[-1] == f"confirm {asked.metadata.message_id}"
+    store.calls.clear()
+    assert link.receive(10**6, lambda head: None) is None
+    assert store.calls == []
+
+
+def test_a_run_that_is_over_needs_no_confirmation(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store()
+    link = Link(store)  # type: ignore[arg-type]
+    store.add(message(sealed(CONTENT)))
+    received(link)
+    monkeypatch.setattr(link_module, "SETTLED_S", 0.0)
+    store.gone = True
+    for _ in range(2):
+        assert link.receive(10**6, lambda head: None) is None
+    assert store.calls == ["pull", "pull"]
+
+
+def replies(store: Store, number: int) -> Message:
+    asked = message(RecordDict(), f"round {number}")
+    stamp(asked, f"{number}")
+    return store.add(Message(sealed(CONTENT), reply_to=asked))
+
+
+def test_replies_are_confirmed_while_nothing_comes_and_their_senders_have_sent_more() -> None:
+    store, slept = Store(), []
+    grid = Deployed(None, store, slept.append)  # type: ignore[arg-type]
+    first = replies(store, 1)
+    (found,) = grid.pull_messages(["1"])
+    assert opened(found.content) == CONTENT
+    assert grid.pull_messages(["2"]) == []
+    second = replies(store, 2)
+    assert len(grid.pull_messages(["2"])) == 1
+    assert grid.pull_messages(["3"]) == []
+    assert store.calls == ["look", "pull", "look", "look", "pull", "look", f"confirm {first.metadata.message_id}"]
+    assert second.metadata.message_id not in " ".join(store.calls)
+    assert slept[0] == slept[1] == slept[3] == 0.0, "more may be there"
+    assert slept[2] >= 0.05
+
+
+def test_a_plain_reply_is_confirmed_at_once() -> None:
+    store = Store()
+    asked = message(RecordDict())
+    stamp(asked, "1")
+    reply = store.add(Message(CONTENT, reply_to=asked))
+    (found,) = Deployed(None, store).pull_messages(["1"])  # type: ignore[arg-type]
+    assert found.content == CONTENT
+    assert store.calls[-1] == f"confirm {reply.metadata.message_id}"
+
+
+def test_a_grid_that_flower_did_not_make_stays_as_it_is() -> None:
+    grid: Any = object()
+    assert Deployed.over(grid) is grid
