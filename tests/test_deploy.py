@@ -30,17 +30,13 @@ from fl_distill.deploy.settings import read_federation, read_site
 from fl_distill.errors import ConfigError, FlDistillError
 from fl_distill.policy import read
 
+from .deployed import free_port
+
 HOSTS = ["fl.example.org", "10.0.0.5"]
 
 
 def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..errors import ConfigError, FlDistillError
 from ..locks import is_locked
+from ..programs import environment
 from . import certificates, keys, probe, processes, units
 from .private import FOLDER, SECRET, attempt, exposed, missing, new_folder, write_new
 from .settings import Site, address_faults, name_faults, read_site
@@ -80,7 +81,7 @@ def _supervised(site: Site) -> int:
     """Keep the working process alive; a crash costs the round that it was in."""
     patient_until = time.monotonic() + CRASHED_S if site.online.exists() else 0.0
     while True:
-        ended = processes.supervise(node_command(site), processes.environment(site.home))
+        ended = processes.supervise(node_command(site), environment(site.home))
         if ended.told:
             return 0
         refusal = explained(ended, site)

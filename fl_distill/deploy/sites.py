@@ -1,19 +1,18 @@
 """Which sites a federation admits: Flower's register of keys, with the names that the operator gave them."""
 
 import json
-import subprocess
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError, FlDistillError
+from ..programs import flwr
 from . import keys, processes
 from .federation import connect
 from .private import SECRET, replace
 from .settings import Federation, name_faults, read_federation
 
-ANSWER_S = 120
 CONNECTION = "federation"
 GONE = ("unregistered", "deleted")
 
@@ -94,30 +93,17 @@ def _flwr(at: Federation, *arguments: str) -> dict[str, Any]:
     connect(at)
     if not processes.port_in_use(at.superlink_port):
         raise FlDistillError(f"no SuperLink runs on {at.superlink}: first `fl-distill federation start {at.folder}`")
-    command = [processes.program("flwr"), "supernode", *arguments, "--format", "json"]
     try:
-        done = subprocess.run(
-            command, env=processes.environment(at.home), capture_output=True, text=True, timeout=ANSWER_S, check=False
-        )
-    except subprocess.TimeoutExpired as error:
-        raise FlDistillError(f"the SuperLink on {at.superlink} did not answer within {ANSWER_S} s") from error
-    answer = _json(done.stdout)
-    if done.returncode == 0 and answer.get("success"):
+        answer, said = flwr(at.home, "supernode", *arguments)
+    except TimeoutError as error:
+        raise FlDistillError(f"the SuperLink on {at.superlink} did not answer: {error}") from error
+    if answer:
         return answer
-    raise FlDistillError(_reason(answer, done.stdout + done.stderr))
+    raise FlDistillError(_reason(said))
 
 
-def _json(text: str) -> dict[str, Any]:
-    begin, end = text.find("{"), text.rfind("}")
-    try:
-        found = json.loads(text[begin : end + 1])
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _reason(answer: Mapping[str, Any], output: str) -> str:
-    said = " ".join(str(answer.get("error-message") or output).split())
+def _reason(output: str) -> str:
+    said = " ".join(output.split())
     if "already in use" in said.lower():
         return (
             "this key is known to the SuperLink, of a site that was removed or under another name: "
