@@ -32,6 +32,7 @@ ROOMS: dict[str, set[str]] = {
     "targets": own("errors"),
     "locks": set(),
     "programs": own("errors"),
+    "registered": set(),
     "files": {"torch", "safetensors"} | own("errors"),
     "models": {"torch", "torchvision", "safetensors"} | LEAVES,
     "data": {"torch", "numpy", "pandas", "PIL", "datasets", "flwr_datasets", "pyarrow", "safetensors", "sklearn"}
@@ -48,7 +49,7 @@ ROOMS: dict[str, set[str]] = {
     "config": {"hydra", "omegaconf"} | LEAVES | own("codec", "learning", "models", "quantize"),
     "policy": {"yaml"} | LEAVES | own("codec.rate", "config", "halves.leaving"),
     "deploy": {"cryptography", "yaml"}
-    | own("errors", "locks", "programs", "__version__", "client_app", "policy", "runtime.node"),
+    | own("errors", "locks", "programs", "registered", "__version__", "client_app", "policy", "runtime.node"),
     "cli": {PACKAGE},
     "runtime": {"torch", "numpy", "ray", "flwr", "cryptography", PACKAGE},
 }

@@ -205,3 +205,47 @@ def test_plain_http_is_turned_away(running: Running) -> None:
     with socket.create_connection(("127.0.0.1", running.port), 30) as plain:
         plain.sendall(b"POST /v1/fleet/get-run HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n")
         assert plain.recv(4096).split()[1] == b"400"
+
+
+OWN_DATA = """\
+name: {name}
+model: mlp
+federation: {{address: "{address}", ca: ca.pem, key: key}}
+dataset: {{path: data.csv, target: y, numeric: [a, b], labels: {{0: "no", 1: "yes"}}}}
+public_dataset: data.csv
+test_dataset: data.csv
+policy: {{may_leave: [logits]}}
+"""
+
+
+def test_a_site_cannot_take_anothers_name(running: Running, tmp_path: Path) -> None:
+    """South, which was admitted, calls itself north, which is not there at the moment."""
+    table = "a,b,y\n" + "".join(f"{at / 99},{at % 7},{at % 2}\n" for at in range(100))
+    for name in ("north", "south"):
+        site.new(tmp_path / name, name, running.address, running.folder / "ca.pem")
+        sites.register(running.folder, tmp_path / name / "key.pub", name)
+        (tmp_path / name / "data.csv").write_text(table, encoding="utf-8")
+    (tmp_path / "south" / "site.yaml").write_text(OWN_DATA.format(name="north", address=running.address))
+    data = f"{tmp_path}/north/data.csv"
+    words = ["runtime=superlink", f"runtime.connection={running.folder}", "dataset=csv", f"dataset.path={data}"]
+    words += [
+        "dataset.target=y",
+        "dataset.standardise=none",
+        "dataset.numeric=[a,b]",
+        "dataset.labels={0:no,1:yes}",
+        "model=mlp",
+        "sites=1",
+    ]
+    words += [f"public_dataset={data}", f"test_dataset={data}", "strategy=fedmd", "strategy.warmup=0", "rounds=1"]
+    run, log = tmp_path / "run", tmp_path / "south.log"
+    with started(log, ours("site", "start", tmp_path / "south")) as node:
+        until(lambda: "online" in str(sites.listed(running.folder)), "the site", PATIENCE_S, node, log)
+        with started(tmp_path / "run.log", ours(*words, f"hydra.run.dir={run}")) as command:
+            assert command.wait(PATIENCE_S) == 1
+        said = (tmp_path / "run.log").read_text(encoding="utf-8")
+        assert "it calls itself 'north', its key is registered for 'south'" in said, said
+        (tmp_path / "south" / "site.yaml").write_text(OWN_DATA.format(name="south", address=running.address))
+        with started(tmp_path / "again.log", ours(*words, f"hydra.run.dir={run}-2")) as command:
+            assert command.wait(PATIENCE_S) == 0, (tmp_path / "again.log").read_text() + log.read_text()
+    for name in ("north", "south"):
+        sites.remove(running.folder, name)

@@ -21,6 +21,7 @@ from ..jobs import ORDERS
 from ..locks import is_locked
 from ..policy import checked, shared
 from ..programs import flwr
+from ..registered import LIST
 from ..tracking import Observers, Summary
 from ..tracking.relay import EVENTS, replay
 
@@ -125,8 +126,9 @@ def run_on_superlink(
 ) -> Summary:
     """Submit, follow and return the summary; raises `RunStopped` when the run ended early."""
     _wait_for_the_last(folder / EVENTS, check_stop)
-    orders = _orders(config, folder, overrides, resume)
     connection = Connection.of(config["runtime"]["connection"])
+    names = _list_of_sites(connection, bool(config["runtime"].get("parts")))
+    orders = _orders(config, folder, overrides, resume) | {"sites": names}
     folder = folder.resolve()
     (folder / EVENTS).unlink(missing_ok=True)
     replace_with(folder / ORDERS, json.dumps(orders, indent=1).encode())
@@ -169,6 +171,11 @@ def _orders(config: dict[str, Any], folder: Path, overrides: Sequence[str], resu
         return {**before, "config": config, "resume": True}
     words = checked([text for text in overrides if shared(text)])
     return {"config": config, "overrides": words, "job": uuid.uuid4().hex, "resume": False}
+
+
+def _list_of_sites(connection: Connection, parts: bool) -> str | None:
+    """The operator's list of names and keys, in a federation's folder; sites that play parts bear the parts' names."""
+    return None if connection.home is None or parts else str(connection.home.parent / LIST)
 
 
 def _follow(events: Path, observers: Observers, status: Callable[[], str], check_stop: Callable[[], None]) -> None:

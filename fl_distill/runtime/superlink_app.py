@@ -4,7 +4,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from ..errors import ConfigError, RunStopped
-from ..jobs import ordered_job
+from ..jobs import orders
 from ..server_app import serve
 from .envelope import Sealing
 
@@ -15,7 +15,7 @@ app = ServerApp()
 def main(grid: Grid, context: Context) -> None:
     """What a SuperLink starts."""
     try:
-        job, resume = ordered_job(context)
-        serve(Sealing(grid), job, resume=resume, relay=True)
+        asked = orders(context)
+        serve(Sealing(grid), asked.job, resume=asked.resume, relay=True, registered=asked.registered)
     except (ConfigError, RunStopped) as error:
         raise SystemExit(f"fl-distill: {error}") from error
