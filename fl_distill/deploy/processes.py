@@ -22,6 +22,8 @@ class Ended:
     code: int
     told: bool
     last: tuple[str, ...]
+    held: tuple[str, ...] = ()
+    """Those that were not shown."""
 
 
 def port_in_use(port: int) -> list[str]:
@@ -37,18 +39,25 @@ def port_in_use(port: int) -> list[str]:
     return []
 
 
-def _show(process: subprocess.Popen[str], last: deque[str]) -> None:
+def _show(process: subprocess.Popen[str], last: deque[str], until: str | None, held: list[str]) -> None:
     assert process.stdout is not None
     with process.stdout as lines:
         for line in lines:
             last.append(line.rstrip("\n"))
-            print(line, end="", flush=True)
+            if held or (until is not None and until in line):
+                held.append(last[-1])
+            else:
+                print(line, end="", flush=True)
 
 
-def supervise(command: Sequence[str], variables: dict[str, str]) -> Ended:
-    """Run a command in the foreground, handing on signals and showing its output."""
+def supervise(command: Sequence[str], variables: dict[str, str], until: str | None = None) -> Ended:
+    """Run a command in the foreground, handing on signals and showing its output.
+
+    From the line that holds `until` on its output is held back: whoever called may have better words for it.
+    """
     told = False
     last: deque[str] = deque(maxlen=KEPT)
+    held: list[str] = []
     process = subprocess.Popen(
         command,
         env=variables,
@@ -67,12 +76,12 @@ def supervise(command: Sequence[str], variables: dict[str, str]) -> Ended:
 
     before = {number: signal.signal(number, hand_on) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     # Flower's own children hold the other end of the pipe, and end once their parent is gone and was waited for.
-    shown = threading.Thread(target=_show, args=(process, last), daemon=True)
+    shown = threading.Thread(target=_show, args=(process, last, until, held), daemon=True)
     shown.start()
     try:
         code = process.wait()
         shown.join(SHOWN_S)
-        return Ended(code, told, tuple(last))
+        return Ended(code, told, tuple(last), tuple(held))
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
