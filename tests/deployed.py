@@ -20,6 +20,47 @@ from fl_distill.deploy import federation, site, sites
 
 from .conftest import ROOT
 
+_CLOCK = r"""
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/time.h>
+#include <time.h>
+
+static long offset(void) {
+    long seconds = 0;
+    FILE *file = fopen(getenv("CLOCK_OFFSET_FILE"), "r");
+    if (file) {
+        if (fscanf(file, "%ld", &seconds) != 1) seconds = 0;
+        fclose(file);
+    }
+    return seconds;
+}
+
+int clock_gettime(clockid_t clock, struct timespec *now) {
+    static int (*real)(clockid_t, struct timespec *);
+    if (!real) real = (int (*)(clockid_t, struct timespec *))dlsym(RTLD_NEXT, "clock_gettime");
+    int code = real(clock, now);
+    if (clock == CLOCK_REALTIME) now->tv_sec += offset();
+    return code;
+}
+
+time_t time(time_t *out) {
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    if (out) *out = now.tv_sec;
+    return now.tv_sec;
+}
+
+int gettimeofday(struct timeval *restrict out, void *restrict zone) {
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    out->tv_sec = now.tv_sec;
+    out->tv_usec = now.tv_nsec / 1000;
+    return 0;
+}
+"""
 NGINX = shutil.which("nginx", path=os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin")))
 SITE_YAML = """\
 name: {name}
@@ -32,6 +73,18 @@ policy: {{may_leave: [logits, weights], largest_message: 1GB}}
 def ours(*words: str | Path) -> list[str]:
     """One of our commands."""
     return [sys.executable, "-m", "fl_distill.cli", *map(str, words)]
+
+
+def bad_clock(folder: Path) -> dict[str, str]:
+    """Environment of a process whose clock is ahead by the seconds in `folder`/clock; empty without a C compiler."""
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        return {}
+    source, library, clock = folder / "clock.c", folder / "clock.so", folder / "clock"
+    source.write_text(_CLOCK)
+    clock.write_text("0")
+    subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", library, source, "-ldl"], check=True)
+    return {"LD_PRELOAD": str(library), "CLOCK_OFFSET_FILE": str(clock)}
 
 
 def free_port() -> int:
