@@ -53,7 +53,6 @@ class Owed:
 
     def split(self, members: Sequence[Member], least: int) -> tuple[list[Member], dict[str, str]]:
         """Who may be asked, and why the others (by name) are not; all where fewer than `least` are free."""
-        self.refresh()
         free = [member for member in members if member.node not in self._since]
         if len(free) < max(1, least):
             return list(members), {}

@@ -164,6 +164,7 @@ class Rounds:
 
     def _present(self, number: int) -> list[Member]:
         """The sites that are there in round `number`."""
+        self._owed.refresh()
         absent = self._e.collect.away
         return [member for member in self._roster.members if not away(absent.get(member.name, ""), number)]
 
