@@ -115,17 +115,17 @@ def test_a_wrong_clock_is_named_and_waited_for(network: Network, troubled: list[
 def test_a_slow_site_costs_its_rounds_and_no_others(network: Network, tmp_path: Path) -> None:
     """It works ten times slower than the others, who never wait for it longer than they said."""
     place = tmp_path / "run"
-    slow = ["per_site.site-1.epochs=600", "rounds=6", "collect.grace_s=1", f"hydra.run.dir={place}"]
+    slow = ["per_site.site-1.epochs=400", "rounds=5", "collect.grace_s=1", f"hydra.run.dir={place}"]
     with network.run(place, *TASK, *slow) as command:
         assert command.wait(150) == 0, network.text()
     faults = [row["failures"]["site-1"] for row in rows(place)]
     assert {fault.partition(":")[0] for fault in faults} == {"not asked", "no reply within 1 s of grace"}, faults
     assert all(list(row["failures"]) == ["site-1"] for row in rows(place))
-    free_again(network, tmp_path / "next")
+    assert json.loads((place / "summary.json").read_text())["left_out"] == rows(place)[-1]["failures"]
 
 
 def test_a_run_that_was_stopped_leaves_its_sites_free(network: Network, tmp_path: Path) -> None:
-    place, busy = tmp_path / "run", ["local.epochs=2000", "rounds=5"]
+    place, busy = tmp_path / "run", ["local.epochs=800", "rounds=5"]
     with network.run(place, *TASK, *busy, f"hydra.run.dir={place}") as command:
         until(lambda: all(at_work(network, name) for name in ("near", "far", "late")), "work")
         command.send_signal(signal.SIGINT)
@@ -208,8 +208,8 @@ def test_code_that_a_run_brings_is_not_executed_at_a_site(network: Network, tmp_
 def test_a_tracked_run_continues_under_its_own_id(network: Network, tmp_path: Path) -> None:
     """W&B is offline; its run goes on after the ServerApp was killed."""
     place = tmp_path / "run"
-    with network.run(place, *TASK, "rounds=8", "track.wandb=true", f"hydra.run.dir={place}") as command:
-        until(lambda: len(rows(place)) >= 2, "two rounds")
+    with network.run(place, *TASK, "rounds=6", "track.wandb=true", f"hydra.run.dir={place}") as command:
+        until(lambda: rows(place), "a round")
         assert kill_all("flwr-serverapp", str(network.inner)) >= 1
         assert command.wait(100) == 1
     with network.run(place, f"resume={place}") as command:
