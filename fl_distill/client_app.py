@@ -91,6 +91,7 @@ def _describe(job_of: JobOf, message: Message, context: Context) -> Message:
     place: Workplace | None = None
     try:
         place = workplace(job_of(context))
+        place.renew()
         index = _index(place, context)
         if index >= len(place.federation.names):
             return Message(RecordDict({"site": ConfigRecord({"spare": True})}), reply_to=message)

@@ -28,6 +28,8 @@ class Reply:
     knowledge_down: int = 0
     """The part of `bytes_down` that is tensors."""
     knowledge_up: int = 0
+    owing: bool = False
+    """Whether the node may still be at work on it."""
 
 
 @runtime_checkable
@@ -84,10 +86,11 @@ class Collector:
                 least = min(0.001 * len(waiting), self.poll_s)
                 time.sleep(max(pause, least))
                 pause = min(2 * pause, self.poll_s)
+        cancels = isinstance(grid, Cancels)
         if waiting and isinstance(grid, Cancels):
             grid.cancel(waiting)  # the next round shall not wait for what this one has given up
         for node, down, knowledge in waiting.values():
-            yield Reply(node, None, late, down, 0, knowledge)
+            yield Reply(node, None, late, down, 0, knowledge, owing=not cancels)
 
 
 def in_order(replies: Iterable[Reply], nodes: Sequence[int]) -> Iterator[Reply]:

@@ -7,7 +7,7 @@ import shlex
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from flwr.app import Context
 from .config import composed
 from .errors import ConfigError, DataError
 from .policy import Refused, compose_request, read
+from .registered import Registered, nodes
 from .workplace import job_text, workplace
 
 JobOf = Callable[[Context], str]
@@ -60,11 +61,21 @@ def run_job(context: Context) -> str:
     return _composed_job(overrides, config_dir, context.run_id)
 
 
-def ordered_job(context: Context) -> tuple[str, bool]:
-    """The job that a submitter left in the run folder for the ServerApp, and whether it resumes."""
+@dataclass(frozen=True)
+class Orders:
+    """What a submitter wants of the ServerApp."""
+
+    job: str
+    resume: bool
+    registered: Registered
+
+
+def orders(context: Context) -> Orders:
+    """What a submitter left in the run folder for the ServerApp."""
     folder = Path(str(context.run_config["folder"]))
-    orders = json.loads((folder / ORDERS).read_text(encoding="utf-8"))
-    return job_text(orders["config"], folder, server_of(orders["config"])), bool(orders["resume"])
+    said = json.loads((folder / ORDERS).read_text(encoding="utf-8"))
+    job = job_text(said["config"], folder, server_of(said["config"]))
+    return Orders(job, bool(said["resume"]), partial(nodes, Path(said["sites"])) if said.get("sites") else dict)
 
 
 def server_of(config: Mapping[str, Any]) -> str | None:

@@ -11,6 +11,7 @@ from . import __version__
 from .checks import whole
 from .collect import Collector
 from .errors import RunStopped
+from .registered import Registered, misnamed, name_of
 from .strategies import Sender
 
 _PATIENCE = 3
@@ -45,14 +46,15 @@ class Roster:
         classes: tuple[str, ...],
         public: str = "",
         models: Collection[str] | None = None,
+        registered: Registered = dict,
     ) -> None:
         self._grid, self._collector, self._classes = grid, collector, classes
-        self._public, self._models = public, models
+        self._public, self._models, self._registered = public, models, registered
         self._members: dict[str, Member] = {}
         self._asked: set[int] = set()
         self._silent: dict[int, int] = {}
         self.refused: dict[str, str] = {}
-        """Nodes that may not take part -> why."""
+        """Nodes that may not take part, by registered name where there is one -> why."""
 
     @property
     def members(self) -> list[Member]:
@@ -77,7 +79,7 @@ class Roster:
         messages = [Message(content, node, MessageType.QUERY, group_id="roll-call") for node in new]
         for reply in self._collector.collect(self._grid, messages):
             if reply.fault is not None or reply.message is None:
-                self.refused[f"node {reply.node}"] = reply.fault or "no answer"
+                self.refused[self._label(reply.node)] = reply.fault or "no answer"
                 self._silent[reply.node] = self._silent.get(reply.node, 0) + 1
                 if self._silent[reply.node] < _PATIENCE:
                     self._asked.discard(reply.node)
@@ -110,21 +112,29 @@ class Roster:
         first = list(dict.fromkeys(self.refused.values()))[:3]
         return ": " + "; ".join(first) if first else ""
 
+    def hear(self, node: int, content: RecordDict) -> None:
+        """A node said anew who it is."""
+        self._members = {name: member for name, member in self._members.items() if member.node != node}
+        self._admit(node, content)
+
     def _admit(self, node: int, content: RecordDict) -> None:
         about = content.config_records.get("site", ConfigRecord())
         if about.get("spare"):
             return
-        if (fault := self._fault(about)) is not None:
-            self.refused[f"node {node}"] = fault
+        if (fault := self._fault(node, about)) is not None:
+            self.refused[self._label(node)] = fault
             if str(about.get("name")) in self._members:  # until the one that bears its name is gone
                 self._asked.discard(node)
             return
         counts = tuple(int(str(n)) for n in _items(about["label-counts"]))
         name = str(about["name"])
         self._members[name] = Member(name, node, str(about["model"]), counts)
-        self.refused.pop(f"node {node}", None)
+        self.refused.pop(self._label(node), None)
 
-    def _fault(self, about: ConfigRecord) -> str | None:
+    def _label(self, node: int) -> str:
+        return name_of(node, self._registered) or f"node {node}"
+
+    def _fault(self, node: int, about: ConfigRecord) -> str | None:
         if missing := [key for key in ("name", "version", "model", "classes", "label-counts") if key not in about]:
             return f"it did not say its {', '.join(missing)}; is it running fl-distill {__version__}?"
         if about["version"] != __version__:
@@ -133,6 +143,8 @@ class Roster:
             return f"its classes are {_items(about['classes'])}, the server's {list(self._classes)}"
         if not _file_name(str(about["name"])):
             return f"its name {str(about['name'])[:40]!r} cannot be that of a model's file: rename the site"
+        if (why := misnamed(str(about["name"]), node, self._registered)) is not None:
+            return why
         counts = _items(about["label-counts"])
         if len(counts) != len(self._classes) or not all(whole(count, 0) for count in counts):
             return f"its label-counts are no {len(self._classes)} whole numbers >= 0"
@@ -145,7 +157,7 @@ class Roster:
         if self._models is not None and about["model"] not in self._models:
             return f"its model is {str(about['model'])[:40]!r}, the server knows {', '.join(sorted(self._models))}"
         known = self._members.get(str(about["name"]))
-        return f"another node is already site {known.name!r}" if known else None
+        return f"another node is already site {known.name!r}" if known and known.node != node else None
 
 
 def _file_name(name: str) -> bool:

@@ -16,6 +16,7 @@ from .collect import Collector, in_order
 from .config import Experiment
 from .errors import BadUpdate, RunStopped
 from .guard import collapse, worse_than_alone
+from .owed import Owed
 from .roster import Member, Roster
 from .rows import Row, add_scores, finite, mean, open_row, site_entry
 from .selection import away, sample, stragglers
@@ -76,6 +77,7 @@ class Rounds:
     ) -> None:
         self._e, self._strategy, self._coding, self._grid = e, strategy, coding, grid
         self._roster, self._collector, self._hooks = roster, collector, hooks
+        self._owed = Owed(grid, collector.timeout_s, roster.hear)
         self._shared_model = bool(getattr(strategy, "has_server_model", True))
         self._partial = bool(getattr(strategy, "partial_work", True))
 
@@ -149,10 +151,20 @@ class Rounds:
             raise RunStopped(f"round {number}: {len(members)} sites are there, collect.min_sites={policy.min_sites}")
         row = open_row(number)
         row["warnings"] += self._refusals()
-        return sample(members, policy.fraction, policy.min_sites, self._e.seed, number), row
+        free = self._free(members, row)
+        return sample(free, policy.fraction, policy.min_sites, self._e.seed, number), row
+
+    def _free(self, members: Sequence[Member], row: Row) -> list[Member]:
+        """The sites that owe no answer to an earlier round; all where those would be too few."""
+        free, owing = self._owed.split(members, self._e.collect.min_results)
+        for name, why in owing.items():
+            if name not in row["failures"]:
+                self._fail(row, row["round"], name, why)
+        return free
 
     def _present(self, number: int) -> list[Member]:
         """The sites that are there in round `number`."""
+        self._owed.refresh()
         absent = self._e.collect.away
         return [member for member in self._roster.members if not away(absent.get(member.name, ""), number)]
 
@@ -177,6 +189,8 @@ class Rounds:
             for key in _BYTES:
                 entry[key] += getattr(reply, key)
                 row[key] += getattr(reply, key)
+            if reply.owing:
+                self._owed.add(reply.node, number)
             if reply.fault is not None or reply.message is None:
                 self._fail(row, number, member.name, reply.fault or "no answer")
                 continue
@@ -259,7 +273,7 @@ class Rounds:
         last = row["round"] == self._e.rounds or not self._e.evaluate.separately
         due = every > 0 and (last or row["round"] % every == 0)
         began = time.perf_counter()
-        asked = self._present(row["round"]) if due else []
+        asked = self._free(self._present(row["round"]), row) if due else []
         members = {member.node: member for member in asked}
         if members:
             view = Asked(self._grid, list(members))

@@ -19,6 +19,7 @@ from .errors import ConfigError, RunStopped
 from .files import save_tensors
 from .jobs import run_job
 from .learning import evaluate
+from .registered import Registered
 from .roster import Member, Roster
 from .rounds import Hooks, Progress, Rounds
 from .rows import Row, architectures, finite
@@ -50,21 +51,30 @@ def serve(
     poll_s: float = 0.05,
     resume: bool = False,
     relay: bool = False,
+    registered: Registered = dict,
 ) -> Summary:
     """Run a job to its end on a grid; returns what `summary.json` holds.
 
-    With `relay` another process shows what happens: it goes to a file instead of the console.
+    With `relay` another process shows what happens: it goes to a file instead of the console. `registered` says which
+    node may bear which name.
 
     Raises `RunStopped` when the run cannot go on, after everything was saved, and whatever `check_stop` raises.
     """
     place = workplace(job)
     place.check()
-    return _Server(grid, place, check_stop, poll_s, resume, relay).run()
+    return _Server(grid, place, check_stop, poll_s, resume, relay, registered).run()
 
 
 class _Server:
     def __init__(
-        self, grid: Grid, place: Workplace, check_stop: Callable[[], None], poll_s: float, resume: bool, relay: bool
+        self,
+        grid: Grid,
+        place: Workplace,
+        check_stop: Callable[[], None],
+        poll_s: float,
+        resume: bool,
+        relay: bool,
+        registered: Registered,
     ) -> None:
         e = place.experiment
         self._relay = [Relay(place.folder)] if relay else []
@@ -75,7 +85,7 @@ class _Server:
         patient = replace(self._collector, grace_s=None, timeout_s=max(e.collect.timeout_s, e.collect.join_s))
         # Where the server averages weights it must know every architecture; otherwise a site's model is its own affair.
         models = e.raw["model_specs"].keys() if self._strategy.has_server_model else None
-        self._roster = Roster(grid, patient, place.federation.classes, place.public_fingerprint, models)
+        self._roster = Roster(grid, patient, place.federation.classes, place.public_fingerprint, models, registered)
         self._strategy.meet(self._facts())
         self._coding = Coding(
             e.codec,
@@ -268,10 +278,17 @@ class _Server:
             **progress.totals,
             **{key: finite(last.get(key)) for key in keys},
             "selected": {key: best.get(key) for key in ("round", "validation_accuracy", *keys)},
+            "left_out": self._left_out(last),
             "architectures": architectures(last.get("sites", {})),
             "codec": {**last.get("codec", {}), "layers": self._coding.layers} if self._e.codec.any else {},
             "sites": last.get("sites", {}),
         }
+
+    def _left_out(self, last: Row) -> dict[str, str]:
+        """Who had no part in the last round, and why."""
+        missing = self._place.sites - len(self._roster.members) - len(self._roster.refused)
+        absent = {f"{missing} of {self._place.sites} sites": "not there"} if missing > 0 else {}
+        return {**last.get("failures", {}), **self._roster.refused, **absent}
 
     def _finish(self, summary: Summary, status: Status) -> None:
         try:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .config import Experiment, typed
+from .data.cache import state_of
 from .data.federate import federate
 from .data.participant import alone, form_of
 from .data.types import Federation, Site
@@ -71,12 +72,13 @@ class Workplace:
         self._models: dict[tuple[str, str], nn.Module] = {}
         self._initial: dict[str, dict[str, Tensor]] = {}
         self._checked = False
+        self._files = ""
         torch.set_num_threads(experiment.runtime.threads)
 
     @cached_property
     def federation(self) -> Federation:
         """The data that is here: all sites', or one participant's own; the shared test set and the public set."""
-        e = self.experiment
+        e, self._files = self.experiment, self._state_of_files()
         view = partial(
             federate if self._participant is None else alone,
             seed=e.seed,
@@ -92,6 +94,22 @@ class Workplace:
         if self._participant is None:
             return view(dataset.load(), call(e.partition), sites=e.sites)
         return view(form_of(dataset), (self._participant, dataset.load()) if self._participant else None)
+
+    def renew(self) -> None:
+        """Forget the data if a file of theirs has changed since they were read."""
+        if "federation" in self.__dict__ and self._files != self._state_of_files():
+            for name in ("federation", "public_fingerprint"):
+                self.__dict__.pop(name, None)
+            for kept in (self._sites, self._models, self._initial):
+                kept.clear()
+            self._checked = False
+
+    def _state_of_files(self) -> str:
+        e = self.experiment
+        if self.policy is None:  # a simulation, whose files nobody changes in the middle of it
+            return ""
+        found = [(spec or {}).get("path") for spec in (e.dataset, e.public_dataset, e.test_dataset)]
+        return state_of([path for path in found if path])
 
     @cached_property
     def strategy(self) -> SiteStrategy:

@@ -31,6 +31,8 @@ ROOMS: dict[str, set[str]] = {
     "stretches": set(),
     "targets": own("errors"),
     "locks": set(),
+    "programs": own("errors"),
+    "registered": set(),
     "files": {"torch", "safetensors"} | own("errors"),
     "models": {"torch", "torchvision", "safetensors"} | LEAVES,
     "data": {"torch", "numpy", "pandas", "PIL", "datasets", "flwr_datasets", "pyarrow", "safetensors", "sklearn"}
@@ -46,7 +48,8 @@ ROOMS: dict[str, set[str]] = {
     "tracking": {"rich", "matplotlib", "wandb"} | own("errors", "locks"),
     "config": {"hydra", "omegaconf"} | LEAVES | own("codec", "learning", "models", "quantize"),
     "policy": {"yaml"} | LEAVES | own("codec.rate", "config", "halves.leaving"),
-    "deploy": {"cryptography", "yaml"} | own("errors", "locks", "__version__", "client_app", "policy", "runtime.node"),
+    "deploy": {"cryptography", "yaml"}
+    | own("errors", "locks", "programs", "registered", "__version__", "client_app", "policy", "runtime.node"),
     "cli": {PACKAGE},
     "runtime": {"torch", "numpy", "ray", "flwr", "cryptography", PACKAGE},
 }

@@ -7,7 +7,7 @@ import pytest
 
 from fl_distill import cli
 from fl_distill.codec.ways import Way, way
-from fl_distill.config import composed, experiment, options, swept
+from fl_distill.config import composed, experiment, notes, options, swept
 from fl_distill.errors import ConfigError
 from fl_distill.targets import call
 
@@ -26,6 +26,13 @@ def test_every_configuration_file_composes_and_builds(choice: str) -> None:
     found = experiment([choice, *needed.get(choice, [])])
     for part in (found.strategy, found.dataset, found.partition):
         call(part)
+
+
+@pytest.mark.parametrize(("overrides", "count"), [(["rounds=5"], 1), (["rounds=6"], 0), (["strategy=fedavg"], 0)])
+def test_a_warm_up_that_never_ends_is_noted(overrides: list[str], count: int) -> None:
+    found = notes(experiment(overrides))
+    assert len(found) == count
+    assert all("strategy.warmup=5 covers all rounds=5" in note for note in found)
 
 
 def faults(*overrides: str) -> list[str]:

@@ -30,17 +30,13 @@ from fl_distill.deploy.settings import read_federation, read_site
 from fl_distill.errors import ConfigError, FlDistillError
 from fl_distill.policy import read
 
+from .deployed import free_port
+
 HOSTS = ["fl.example.org", "10.0.0.5"]
 
 
 def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 @pytest.fixture
@@ -164,6 +160,19 @@ def test_only_a_sites_public_key_can_be_registered(fed: Path, mercy: Path, tmp_p
         sites.register(fed, tmp_path / "other.pub", "mercy")
     with pytest.raises(ConfigError, match="no OpenSSH public key"):
         sites.register(fed, fed / "ca.pem", "mercy")
+
+
+def test_a_key_is_shown_before_it_is_admitted_and_compared_where_asked(
+    fed: Path, mercy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mark = keys.fingerprint(keys.public_key(mercy / "key.pub"))
+    words = ["federation", "register", str(fed), str(mercy / "key.pub"), "--name", "mercy"]
+    assert cli.run([*words, "--fingerprint", "SHA256:other"]) == 2
+    shown = capsys.readouterr()
+    assert f"key.pub holds key {mark}" in shown.out
+    assert "not SHA256:other: do not admit it" in shown.err
+    with pytest.raises(FlDistillError, match="no SuperLink runs"):
+        sites.register(fed, mercy / "key.pub", "mercy", mark)
 
 
 def test_commands_say_that_no_superlink_runs(fed: Path, mercy: Path) -> None:
@@ -358,6 +367,35 @@ def test_a_process_ends_although_its_children_hold_its_output(
     (reading,) = {*threading.enumerate()} - before  # a child's child still holds the pipe
     reading.join(10)
     assert capsys.readouterr().out == "said\n"
+
+
+def test_what_a_process_says_at_its_end_is_held_for_better_words(capsys: pytest.CaptureFixture[str]) -> None:
+    child = "print('working'); print('Exit Code: 305'); print('why'); raise SystemExit(49)"
+    ended = supervise([sys.executable, "-u", "-c", child], dict(os.environ), site.FLOWERS_END)
+    assert ended == Ended(49, False, ("working", "Exit Code: 305", "why"), ("Exit Code: 305", "why"))
+    assert capsys.readouterr().out == "working\n"
+
+
+TIMED_OUT = "Failed to initialize the connection to the SuperLink. _ssl.c:989: The handshake operation timed out"
+
+
+@pytest.mark.parametrize(
+    ("ends", "said"),
+    [
+        ([Ended(1, False, (TIMED_OUT,)), Ended(0, True, ())], "does not answer: trying again in 0 s"),
+        ([Ended(-9, False, ()), Ended(0, True, ())], "was killed by signal 9: starting another"),
+        ([Ended(3, False, ("x",), ("Exit Code: 9", "unknown"))], "Exit Code: 9\nunknown"),
+    ],
+)
+def test_a_site_goes_on_where_waiting_helps(
+    ends: list[Ended], said: str, mercy: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = iter(ends)
+    monkeypatch.setattr(site, "LOOK_S", 0.0)
+    monkeypatch.setattr(processes, "supervise", lambda *_: next(left))
+    assert site._supervised(read_site(mercy)) == (0 if ends[-1].told else ends[-1].code)
+    assert said in capsys.readouterr().out
+    assert not list(left)
 
 
 # ------------------------------------------------------------ files for other programs

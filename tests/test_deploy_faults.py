@@ -1,149 +1,33 @@
 """What breaks on a real network, broken on purpose: processes killed in the middle of a run on TLS and real keys."""
 
-import json
-import os
 import signal
-import socket
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 
 from fl_distill import cli
-from fl_distill.deploy import federation, processes, site, sites
 
-from .conftest import ROOT
+from .deployed import Running, kill_all, rows, until, untimed, workers
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 SITES = ("site-0", "site-1")
-SITE_YAML = """\
-name: {name}
-part: {part}
-federation: {{address: "localhost:{port}", ca: ca.pem, key: key}}
-policy: {{may_leave: [logits, weights]}}
-"""
-
-
-def ours(*words: str | Path) -> list[str]:
-    return [sys.executable, "-m", "fl_distill.cli", *map(str, words)]
-
-
-@contextmanager
-def started(log: Path, *words: str | Path) -> Iterator[subprocess.Popen[bytes]]:
-    """One of our commands; it and whatever it started are gone afterwards."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    with log.open("ab") as out:
-        process = subprocess.Popen(
-            ours(*words), env=environment, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
-        )
-        try:
-            yield process
-        finally:
-            family = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
-            process.terminate()
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(15)
-            for left in [*family, process]:
-                with suppress(psutil.Error, ProcessLookupError):
-                    left.kill()
-            process.wait(10)
-
-
-def until(what: Callable[[], object], why: str, seconds: float = 90.0) -> None:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        with suppress(OSError):
-            if what():
-                return
-        time.sleep(0.05)
-    raise AssertionError(f"waited in vain for {why}")
-
-
-@dataclass
-class Running:
-    """A federation of two sites on this machine, each a process that plays a part of the digits."""
-
-    folder: Path
-    port: int
-    stack: ExitStack = field(default_factory=ExitStack)
-
-    def superlink(self) -> subprocess.Popen[bytes]:
-        """Start it, and wait until it answers."""
-        process = self.stack.enter_context(started(self.folder / "link.log", "federation", "start", self.fed))
-        until(lambda: socket.create_connection(("127.0.0.1", self.port), 1).close() is None, "the SuperLink")
-        return process
-
-    @property
-    def fed(self) -> Path:
-        return self.folder / "fed"
-
-    def online(self) -> bool:
-        return sum("online" in line for line in sites.listed(self.fed)) == len(SITES)
-
-    @contextmanager
-    def run(self, place: Path, *overrides: str) -> Iterator[subprocess.Popen[bytes]]:
-        words = ["runtime=superlink", f"runtime.connection={self.fed}", "runtime.parts=true", "track.plots=false"]
-        words += ["collect.join_s=60", "log=quiet", *overrides]
-        with started(place.with_suffix(".log"), *words) as process:
-            yield process
-
-    def text(self) -> str:
-        logs = sorted(self.folder.rglob("*.log"))
-        return "\n".join(f"--- {log.name}\n{log.read_text(errors='replace')[-1500:]}" for log in logs)
 
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    folder, port = tmp_path_factory.mktemp("faults"), processes.free_port()
-    federation.new(folder / "fed", ["localhost"], port=processes.free_port(), superlink_port=port)
-    found = Running(folder, port)
+    found = Running(tmp_path_factory.mktemp("faults"))
+    found.new()
     with found.stack:
         found.superlink()
         for part, name in enumerate(SITES):
-            site.new(folder / name, name, f"localhost:{port}", folder / "fed" / "ca.pem")
-            sites.register(folder / "fed", folder / name / "key.pub", name)
-            (folder / name / "site.yaml").write_text(SITE_YAML.format(name=name, part=part, port=port))
-            found.stack.enter_context(started(folder / f"{name}.log", "site", "start", folder / name))
-        until(found.online, "the sites")
+            found.admit(name, part)
+            found.site(name)
+        until(lambda: found.online(*SITES), "the sites", 150)
         yield found
-
-
-def rows(place: Path) -> list[dict[str, Any]]:
-    path = place / "rounds.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
-def untimed(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{key: value for key, value in row.items() if key != "wall_s"} for row in found]
-
-
-def processes_of(*words: str) -> list[psutil.Process]:
-    found = []
-    for process in psutil.process_iter():
-        with suppress(psutil.Error):
-            if all(word in " ".join(process.cmdline()) for word in words) and process.pid != os.getpid():
-                found.append(process)
-    return found
-
-
-def workers(folder: str) -> list[psutil.Process]:
-    return processes_of("fl_distill.deploy.process", folder)
-
-
-def kill_all(*words: str) -> int:
-    """Kill -9 the processes whose command line holds all these words."""
-    found = processes_of(*words)
-    for process in found:
-        with suppress(psutil.Error):
-            process.send_signal(signal.SIGKILL)
-    return len(found)
 
 
 TASK = ("strategy=fedavg", "model=mlp", "sites=2", "local.epochs=40")
@@ -155,17 +39,17 @@ def test_a_run_survives_its_server(running: Running, tmp_path: Path) -> None:
     assert cli.run([*task, "runtime=local", "runtime.workers=0", "log=quiet", f"hydra.run.dir={tmp_path}/sim"]) == 0
     with running.run(place, *task, f"hydra.run.dir={place}") as command:
         until(lambda: len(rows(place)) >= 2, "two rounds")
-        assert kill_all("flwr-serverapp", str(running.port)) >= 1
+        assert kill_all("flwr-serverapp", str(running.inner)) >= 1
         assert command.wait(150) == 1
     said = place.with_suffix(".log").read_text()
     assert f"resume={place}" in said, said
     with running.run(place, f"resume={place}") as command:
         until(lambda: len(rows(place)) >= 4, "four rounds")
-        assert kill_all(str(running.fed), "flower-superlink") + kill_all("--superlink", str(running.port)) >= 1
-        kill_all("flwr-serverapp", str(running.port))
+        assert kill_all(str(running.fed), "flower-superlink") + kill_all("--superlink", str(running.inner)) >= 1
+        kill_all("flwr-serverapp", str(running.inner))
         assert command.wait(150) == 1
     running.superlink()
-    until(running.online, "the sites to come back", 150)
+    until(lambda: running.online(*SITES), "the sites to come back", 150)
     with running.run(place, f"resume={place}") as command:
         assert command.wait(150) == 0, running.text()
     assert untimed(rows(place)) == untimed(rows(tmp_path / "sim"))
@@ -213,7 +97,7 @@ def test_two_runs_at_once_do_not_mix(running: Running, tmp_path: Path) -> None:
 def test_what_a_policy_forbids_does_not_leave(running: Running, tmp_path: Path, policy: str, said: str) -> None:
     path = running.folder / "site-1" / "site.yaml"
     before = path.read_text()
-    path.write_text(before.replace("may_leave: [logits, weights]", policy))
+    path.write_text(before.replace("may_leave: [logits, weights], largest_message: 1GB", policy))
     try:
         with running.run(
             tmp_path / "run", *TASK, "rounds=2", "collect.join_s=5", f"hydra.run.dir={tmp_path}/run"
@@ -232,7 +116,7 @@ def test_a_site_that_hangs_costs_its_round(running: Running, tmp_path: Path) -> 
     place = tmp_path / "run"
     with running.run(place, *TASK, "rounds=40", "collect.grace_s=2", f"hydra.run.dir={place}") as command:
         until(lambda: len(rows(place)) >= 2, "two rounds")
-        (worker,) = workers(str(running.folder / "site-1"))
+        (worker,) = workers(running.folder / "site-1")
         worker.suspend()
         time.sleep(10)
         worker.resume()
@@ -250,7 +134,7 @@ def test_a_full_disk_costs_the_site_its_round(running: Running, tmp_path: Path) 
     place = tmp_path / "run"
     with running.run(place, "strategy=fedmd", "model=mlp", "sites=2", "rounds=40", f"hydra.run.dir={place}") as command:
         until(lambda: len(rows(place)) >= 2, "two rounds")
-        (worker,) = workers(str(running.folder / "site-1"))
+        (worker,) = workers(running.folder / "site-1")
         before = worker.rlimit(psutil.RLIMIT_FSIZE)
         worker.rlimit(psutil.RLIMIT_FSIZE, (1000, before[1]))
         until(lambda: any(row["failures"] for row in rows(place)), "the round that the site lost")

@@ -1,27 +1,26 @@
 """A real SuperLink behind a real nginx, and real SuperNodes: who gets in, and what the rest of the world reaches."""
 
 import os
-import shutil
 import socket
 import ssl
 import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 import pytest
 
-from fl_distill.deploy import certificates, federation, processes, site, sites
+from fl_distill.deploy import certificates, federation, site, sites
 from fl_distill.deploy.proxy import CALLS
 from fl_distill.errors import ConfigError, FlDistillError
+from fl_distill.programs import environment, program
 
-ROOT = Path(__file__).parent.parent
+from .conftest import ROOT
+from .deployed import NGINX, free_port, listens, ours, started, until
+
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
-NGINX = shutil.which("nginx", path=os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin")))
 PATIENCE_S = 150.0
 needs_nginx = pytest.mark.skipif(NGINX is None, reason="nginx is not installed (Debian: nginx-light)")
 
@@ -50,59 +49,20 @@ class Running:
             return answer.split()[1].decode() + " nginx" * (b"<center>nginx</center>" in answer)
 
 
-def until(what: Callable[[], bool], process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while time.monotonic() < deadline and process.poll() is None:
-        if what():
-            return
-        time.sleep(0.3)
-    raise AssertionError(log.read_text(encoding="utf-8", errors="replace")[-3000:])
-
-
-def listens(port: int) -> bool:
-    with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-        return True
-    return False
-
-
-@contextmanager
-def started(log: Path, command: Sequence[str], home: Path | None = None) -> Iterator[subprocess.Popen[bytes]]:
-    """A process; it and whatever it started are gone afterwards."""
-    with log.open("wb") as out:
-        variables = (processes.environment(home) if home else dict(os.environ)) | {"PYTHONPATH": str(ROOT)}
-        process = subprocess.Popen(command, env=variables, stdout=out, stderr=subprocess.STDOUT)
-        try:
-            yield process
-        finally:
-            family = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
-            process.terminate()
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(15)
-            process.kill()
-            process.wait(10)
-            for left in family:
-                with suppress(psutil.Error):
-                    left.kill()
-
-
-def ours(*words: str) -> list[str]:
-    return [sys.executable, "-m", "fl_distill.cli", *words]
-
-
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """What `federation new` wrote, started as it says."""
     folder = tmp_path_factory.mktemp("deploy")
-    port, inner = processes.free_port(), processes.free_port()
+    port, inner = free_port(), free_port()
     federation.new(folder / "fed", ["fl.example.org"], port=port, superlink_port=inner)
     found = Running(folder / "fed", port, inner)
     with ExitStack() as stack:
         link = stack.enter_context(started(folder / "link.log", ours("federation", "start", str(found.folder))))
-        until(lambda: listens(inner), link, folder / "link.log")
+        until(lambda: listens(inner), "the SuperLink", PATIENCE_S, link, folder / "link.log")
         if NGINX:
             command = [NGINX, "-e", "stderr", "-p", str(found.folder), "-c", "nginx.conf", "-g", "daemon off;"]
             door = stack.enter_context(started(folder / "nginx.log", command))
-            until(lambda: listens(port), door, folder / "nginx.log")
+            until(lambda: listens(port), "nginx", PATIENCE_S, door, folder / "nginx.log")
         yield found
 
 
@@ -144,7 +104,7 @@ def test_a_site_comes_in_when_registered_and_only_then(running: Running, tmp_pat
         sites.register(fed, mercy / "key.pub", "twin")
     log = tmp_path / "mercy.log"
     with started(log, ours("site", "start", str(mercy))) as node:
-        until(lambda: sites.listed(fed)[0].split()[1] == "online", node, log)
+        until(lambda: sites.listed(fed)[0].split()[1] == "online", "the site", PATIENCE_S, node, log)
         assert "is online already" in refused(mercy), "two SuperNodes joined with one key"
         sites.remove(fed, "mercy")
         assert "has no sites yet" in sites.listed(fed)[0]
@@ -176,10 +136,10 @@ def test_a_site_with_another_authority_does_not_start(running: Running, tmp_path
 
 def test_nobody_registers_a_key_but_the_operator(running: Running, tmp_path: Path) -> None:
     """A SuperNode without a key of its own makes one and registers it, where a SuperLink allows that."""
-    ca, port = str(running.folder / "ca.pem"), str(processes.free_port())
-    command = [processes.program("flower-supernode"), "--root-certificates", ca, "--port", port]
+    ca, port = str(running.folder / "ca.pem"), str(free_port())
+    command = [program("flower-supernode"), "--root-certificates", ca, "--port", port]
     log = tmp_path / "node.log"
-    with started(log, [*command, "--superlink", f"127.0.0.1:{running.superlink_port}"], tmp_path) as node:
+    with started(log, [*command, "--superlink", f"127.0.0.1:{running.superlink_port}"], environment(tmp_path)) as node:
         assert node.wait(PATIENCE_S) != 0
     assert "All SuperNodes must be registered via the CLI" in log.read_text(encoding="utf-8")
 
@@ -228,8 +188,8 @@ def test_flowers_own_command_gets_nothing_through_the_proxy(running: Running, tm
     (tmp_path / "config.toml").write_text(config, encoding="utf-8")
 
     def answer(home: Path, *words: str) -> str:
-        command = [processes.program("flwr"), *words, "federation", "--format", "json"]
-        variables = processes.environment(home)
+        command = [program("flwr"), *words, "federation", "--format", "json"]
+        variables = environment(home)
         done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
         return done.stdout
 
@@ -245,3 +205,47 @@ def test_plain_http_is_turned_away(running: Running) -> None:
     with socket.create_connection(("127.0.0.1", running.port), 30) as plain:
         plain.sendall(b"POST /v1/fleet/get-run HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n")
         assert plain.recv(4096).split()[1] == b"400"
+
+
+OWN_DATA = """\
+name: {name}
+model: mlp
+federation: {{address: "{address}", ca: ca.pem, key: key}}
+dataset: {{path: data.csv, target: y, numeric: [a, b], labels: {{0: "no", 1: "yes"}}}}
+public_dataset: data.csv
+test_dataset: data.csv
+policy: {{may_leave: [logits]}}
+"""
+
+
+def test_a_site_cannot_take_anothers_name(running: Running, tmp_path: Path) -> None:
+    """South, which was admitted, calls itself north, which is not there at the moment."""
+    table = "a,b,y\n" + "".join(f"{at / 99},{at % 7},{at % 2}\n" for at in range(100))
+    for name in ("north", "south"):
+        site.new(tmp_path / name, name, running.address, running.folder / "ca.pem")
+        sites.register(running.folder, tmp_path / name / "key.pub", name)
+        (tmp_path / name / "data.csv").write_text(table, encoding="utf-8")
+    (tmp_path / "south" / "site.yaml").write_text(OWN_DATA.format(name="north", address=running.address))
+    data = f"{tmp_path}/north/data.csv"
+    words = ["runtime=superlink", f"runtime.connection={running.folder}", "dataset=csv", f"dataset.path={data}"]
+    words += [
+        "dataset.target=y",
+        "dataset.standardise=none",
+        "dataset.numeric=[a,b]",
+        "dataset.labels={0:no,1:yes}",
+        "model=mlp",
+        "sites=1",
+    ]
+    words += [f"public_dataset={data}", f"test_dataset={data}", "strategy=fedmd", "strategy.warmup=0", "rounds=1"]
+    run, log = tmp_path / "run", tmp_path / "south.log"
+    with started(log, ours("site", "start", tmp_path / "south")) as node:
+        until(lambda: "online" in str(sites.listed(running.folder)), "the site", PATIENCE_S, node, log)
+        with started(tmp_path / "run.log", ours(*words, f"hydra.run.dir={run}")) as command:
+            assert command.wait(PATIENCE_S) == 1
+        said = (tmp_path / "run.log").read_text(encoding="utf-8")
+        assert "it calls itself 'north', its key is registered for 'south'" in said, said
+        (tmp_path / "south" / "site.yaml").write_text(OWN_DATA.format(name="south", address=running.address))
+        with started(tmp_path / "again.log", ours(*words, f"hydra.run.dir={run}-2")) as command:
+            assert command.wait(PATIENCE_S) == 0, (tmp_path / "again.log").read_text() + log.read_text()
+    for name in ("north", "south"):
+        sites.remove(running.folder, name)

@@ -4,21 +4,19 @@ import asyncio
 import json
 import os
 import shutil
-import signal
-import socket
 import subprocess
 import sys
 import threading
-import time
 from collections import Counter, deque
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import psutil
 import pytest
 
 from .conftest import ROOT
+from .deployed import free_port, listens, started, until
 
 SITES, ROUNDS = 2, 3
 BIN = Path(sys.executable).parent
@@ -137,41 +135,6 @@ class Bodies:
         return True
 
 
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
-
-
-@contextmanager
-def started(log: Path, *arguments: str | Path, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A process, and whatever it starts; all of it is gone afterwards."""
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            arguments, env=environment, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
-        )
-        try:
-            yield process
-        finally:
-            children = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
-            process.send_signal(signal.SIGTERM)
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(5)
-            for left in [*children, process]:
-                with suppress(psutil.Error, ProcessLookupError):
-                    left.kill()
-            process.wait(10)
-
-
-def listening(port: int, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and process.poll() is None:
-        with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-            return
-        time.sleep(0.2)
-    raise AssertionError(f"nothing listens on port {port}")
-
-
 @pytest.fixture
 def environment(tmp_path: Path) -> Iterator[dict[str, str]]:
     """Of a home that is this test's own; every process that lives in it is gone afterwards."""
@@ -210,15 +173,17 @@ def test_counted_bytes_are_those_on_the_wire(environment: dict[str, str], tmp_pa
     app, port = checkout(tmp_path), free_port()
     connection = f'[superlink]\ndefault = "here"\n[superlink.here]\naddress = "127.0.0.1:{port}"\ninsecure = true\n'
     (tmp_path / "flwr" / "config.toml").write_text(connection, encoding="utf-8")
-    link = started(tmp_path / "link.log", BIN / "flower-superlink", "--insecure", "--port", str(port), **environment)
+    link = started(tmp_path / "link.log", [BIN / "flower-superlink", "--insecure", "--port", str(port)], environment)
     with link as server, Proxy(port) as proxy:
-        listening(port, server)
+        until(lambda: listens(port), "the SuperLink", 60, server)
         nodes = [
             started(
                 tmp_path / f"node-{index}.log",
-                *(BIN / "flower-supernode", "--insecure", "--superlink", f"127.0.0.1:{proxy.port}"),
-                *("--port", str(free_port()), "--node-config", f"partition-id={index} num-partitions={SITES}"),
-                **environment,
+                [
+                    *(BIN / "flower-supernode", "--insecure", "--superlink", f"127.0.0.1:{proxy.port}"),
+                    *("--port", str(free_port()), "--node-config", f"partition-id={index} num-partitions={SITES}"),
+                ],
+                environment,
             )
             for index in range(SITES)
         ]
@@ -256,15 +221,15 @@ def test_counted_bytes_are_those_of_envelopes(environment: dict[str, str], tmp_p
     connection = f'[superlink]\ndefault = "here"\n[superlink.here]\naddress = "127.0.0.1:{port}"\ninsecure = true\n'
     (tmp_path / "flwr" / "config.toml").write_text(connection, encoding="utf-8")
     environment["PYTHONPATH"] = str(ROOT)
-    link = started(tmp_path / "link.log", BIN / "flower-superlink", "--insecure", "--port", str(port), **environment)
+    link = started(tmp_path / "link.log", [BIN / "flower-superlink", "--insecure", "--port", str(port)], environment)
     with link as server, Proxy(port) as proxy, ExitStack() as stack:
-        listening(port, server)
+        until(lambda: listens(port), "the SuperLink", 60, server)
         for index in range(SITES):
             (tmp_path / str(index)).mkdir()
             text = f"name: site-{index}\npart: {index}\npolicy: {{may_leave: [weights]}}\n"
             (tmp_path / str(index) / "site.yaml").write_text(text, encoding="utf-8")
             command = [sys.executable, "-c", NODE, f"127.0.0.1:{proxy.port}", str(tmp_path / str(index))]
-            stack.enter_context(started(tmp_path / f"node-{index}.log", *command, **environment))
+            stack.enter_context(started(tmp_path / f"node-{index}.log", command, environment))
         words = [*OVERRIDES.split(), "runtime=superlink", "runtime.parts=true", f"hydra.run.dir={run}"]
         done = subprocess.run(
             [sys.executable, "-m", "fl_distill.cli", *words],

@@ -55,3 +55,11 @@ def test_the_app_runs_in_flowers_simulation() -> None:
     (_, plain, sent), (_, coded, fewer) = found
     assert abs(float(plain) - float(coded)) <= 0.02
     assert float(fewer) < 0.35 * float(sent)
+
+
+def test_the_hospitals_say_which_data_they_lack(tmp_path: Path) -> None:
+    command = [sys.executable, str(EXAMPLES / "hospitals.py"), "--data", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert f"{tmp_path} lacks cleveland.csv" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -97,6 +97,7 @@ def test_a_site_that_raises_is_named_and_its_text_stays_at_home(launch: Launch) 
     assert "toaster" not in reason
     assert "toaster" in (done.folder / "sites" / "errors.log").read_text()
     assert set(done.rows[0]["failures"]) == {"site-2"}
+    assert done.summary["left_out"] == done.rows[-1]["failures"], "the end tells who had no part in it"
 
 
 def test_too_few_results_stop_the_run_with_everything_saved(launch: Launch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,5 +1,7 @@
 """Who may take part: what a node says of itself is checked before it is believed."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +11,7 @@ from flwr.clientapp import ClientApp
 from fl_distill import __version__
 from fl_distill.asked import Asked
 from fl_distill.collect import Collector
+from fl_distill.registered import Registered, nodes
 from fl_distill.roster import Roster
 from fl_distill.rows import add_scores, open_row, site_entry
 from fl_distill.runtime.process_grid import ProcessGrid
@@ -84,6 +87,46 @@ def test_a_node_that_returns_is_admitted_again_and_a_double_once_the_first_is_go
         assert of(first, second) == [first]
         assert "another node is already site 'mercy'" in " ".join(roster.refused.values())
         assert of(second) == [second]
+
+
+def test_a_name_belongs_to_the_key_that_it_was_registered_for() -> None:
+    app = ClientApp()
+
+    @app.query()
+    def query(message: Message, context: Context) -> Message:
+        return Message(RecordDict({"site": ConfigRecord(GOOD)}), reply_to=message)  # type: ignore[arg-type]
+
+    def admitted(registered: Registered) -> tuple[list[int], str]:
+        roster = Roster(grid, Collector(), ("a", "b"), registered=registered)
+        roster.refresh()
+        return [member.node for member in roster.members], " ".join(roster.refused.values())
+
+    def unreadable() -> dict[str, int]:
+        raise ValueError("no JSON")
+
+    with ProcessGrid(app, nodes=2, workers=0) as grid:
+        first, second = sorted(grid.get_node_ids())
+        assert admitted(dict)[0] == [first], "without a list the first one has it"
+        members, said = admitted(lambda: {"mercy": second})
+        assert members == [second]
+        assert said == "it calls itself 'mercy', which is registered for another key"
+        members, said = admitted(lambda: {"mercy": second, "clinic": first})
+        assert members == [second]
+        assert "its key is registered for 'clinic'" in said
+        members, said = admitted(unreadable)
+        assert not members
+        assert "list of sites cannot be read (no JSON)" in said
+
+
+def test_the_list_is_read_as_it_is_now(tmp_path: Path) -> None:
+    """A site that was removed and registered with a new key is known by it at once."""
+    assert nodes(tmp_path / "sites.json") == {}
+    for node in (5, 7):
+        (tmp_path / "sites.json").write_text(json.dumps({"mercy": {"node_id": str(node), "key": "SHA256:x"}}))
+        assert nodes(tmp_path / "sites.json") == {"mercy": node}
+    (tmp_path / "sites.json").write_text('{"mercy": {}}')
+    with pytest.raises(ValueError, match="without node_id"):
+        nodes(tmp_path / "sites.json")
 
 
 @pytest.mark.parametrize("bad", [[1, 2], -5, float("nan"), float("inf"), 0])

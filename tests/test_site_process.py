@@ -108,6 +108,35 @@ def test_what_a_run_in_use_remembers_is_kept(site: Path) -> None:
     assert other.exists(), "it was made a moment ago"
 
 
+OWN = """\
+name: mercy
+model: mlp
+dataset: {path: data.csv, target: y, numeric: [a], labels: {0: "no", 1: "yes"}}
+test_dataset: data.csv
+policy: {may_leave: [weights], min_examples: 1}
+"""
+
+
+def test_a_changed_file_is_read_anew_at_the_next_roll_call(tmp_path: Path) -> None:
+    def counts() -> Any:
+        return ask(
+            tmp_path,
+            "query",
+            f"dataset=csv dataset.standardise=none strategy=fedavg sites=2 rounds=2 public=0 seed={seed}",
+        ).content["site"]["label-counts"]
+
+    seed = time.time_ns() % 10_000
+    (tmp_path / "site.yaml").write_text(OWN)
+    with identity(7):
+        seen = []
+        for extra in (0, 0, 10):
+            rows = [f"{at / 99},{at % 2}" for at in range(100)] + ["0.5,1"] * extra
+            (tmp_path / "data.csv").write_text("\n".join(["a,y", *rows, ""]))
+            seen.append(counts())
+    assert seen[0] == seen[1]
+    assert sum(seen[2]) > sum(seen[1])
+
+
 class Wire:
     """Stands for a connection: what a node is handed, and what it sends."""
 

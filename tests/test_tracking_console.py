@@ -43,6 +43,7 @@ SCRIPT = textwrap.dedent(
             row |= {"alone_accuracy": 0.75, "gain": 0.05}
         console.round_done(row | {"round": number, "failures": failures})
     summary = row | {"rounds": 2, "selected": {"round": 1, "local_accuracy": 0.75}}
+    summary |= {"left_out": {"site-2": "NaN"}} if twins else {}
     console.finished(summary, sys.argv[2])
     console.close()
     print("rich" in sys.modules, file=sys.stderr)
@@ -108,6 +109,11 @@ def test_a_pipe_says_what_learning_together_gave() -> None:
     assert re.search(r"sites alone, test set +0.750 +–\ngain, in points +\+5.0 +–\n", shown)
     assert re.search(r"architecture +sites +alone +federated +gain +own data +worst site\n", shown)
     assert re.search(r"cnn +1 +0.850 +0.800 +-5.0 +0.900 +0.800\n", shown)
+
+
+def test_the_end_names_who_was_left_out() -> None:
+    assert "warning: left out in the end: site-2: NaN" in run("info", "finished", "twins")[0]
+    assert "left out" not in run()[0]
 
 
 def test_a_warning_is_told_once() -> None:

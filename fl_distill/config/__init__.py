@@ -2,6 +2,7 @@
 
 from .compose import composed, options, swept
 from .experiment import experiment, typed
+from .notes import notes
 from .schema import Experiment, Spec
 
-__all__ = ["Experiment", "Spec", "composed", "experiment", "options", "swept", "typed"]
+__all__ = ["Experiment", "Spec", "composed", "experiment", "notes", "options", "swept", "typed"]

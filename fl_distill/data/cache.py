@@ -34,8 +34,15 @@ def key(kind: str, *parts: object) -> str:
 
 def fingerprint(files: Iterable[Path], root: Path) -> str:
     """What tells one state of these files from another: names under `root`, sizes and times."""
-    stats = ((file.relative_to(root).as_posix(), file.stat()) for file in files)
+    stats = ((file.absolute().relative_to(root.absolute()).as_posix(), file.stat()) for file in files)
     return repr([(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats])
+
+
+def state_of(paths: Iterable[str | Iterable[str]]) -> str:
+    """What tells one state of files, of lists of them and of everything in folders from another."""
+    named = [Path(path).expanduser() for some in paths for path in ([some] if isinstance(some, str) else some)]
+    files = [file for path in named for file in (sorted(path.rglob("*")) if path.is_dir() else [path])]
+    return fingerprint([file for file in files if file.is_file()], Path("/")) if files else ""
 
 
 def read(name: str) -> Entry | None:

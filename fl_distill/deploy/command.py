@@ -25,7 +25,7 @@ def _parser() -> argparse.ArgumentParser:
         "federation", help="the operator's side", description="A federation: its certificates, SuperLink and sites."
     )
     _federation(operator.add_subparsers(required=True, metavar="COMMAND"))
-    site = sides.add_parser("site", help="a site's side", description="A site: its key, settings and SuperNode.")
+    site = sides.add_parser("site", help="a site's side", description="A site: its key, its settings, its process.")
     _site(site.add_subparsers(required=True, metavar="COMMAND"))
     return parser
 
@@ -45,6 +45,7 @@ def _federation(commands: "_Commands") -> None:
     register = _command(commands, "register", "admit a site by its public key", _register)
     register.add_argument("public", metavar="SITE.pub", type=Path, help="the site's key.pub")
     register.add_argument("--name", required=True, help="of the site")
+    register.add_argument("--fingerprint", metavar="SHA256:…", help="what the site was shown: admit no other key")
     _command(commands, "sites", "list the sites, and whether they are online", _sites)
     remove = _command(commands, "remove", "shut a site out", _remove)
     remove.add_argument("name", metavar="NAME", help="of the site")
@@ -55,7 +56,7 @@ def _site(commands: "_Commands") -> None:
     new.add_argument("--name", required=True, help="of the site")
     new.add_argument("--federation", required=True, metavar="HOST:PORT", help="where the federation's proxy listens")
     new.add_argument("--ca", required=True, type=Path, metavar="ca.pem", help="the operator's ca.pem")
-    _command(commands, "start", "run the SuperNode in the foreground", _start_site)
+    _command(commands, "start", "serve the federation in the foreground, with the data of this site", _start_site)
 
 
 def _command(commands: "_Commands", name: str, about: str, do: object) -> argparse.ArgumentParser:
@@ -108,7 +109,8 @@ def _start_federation(asked: argparse.Namespace) -> int:
 def _register(asked: argparse.Namespace) -> int:
     from . import sites
 
-    return _tell(sites.register(asked.folder, asked.public, asked.name))
+    print(f"{asked.public} holds key {sites.mark_of(asked.public)}", flush=True)
+    return _tell(sites.register(asked.folder, asked.public, asked.name, asked.fingerprint))
 
 
 def _sites(asked: argparse.Namespace) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import ConfigError
+from ..programs import environment, program
 from . import certificates, processes, proxy, units
 from .private import FOLDER, SECRET, attempt, exposed, missing, new_folder, replace, write_new
 from .settings import Federation, name_faults, port_faults, read_federation
@@ -94,7 +95,7 @@ def start(folder: Path) -> None:
     if faults := _faults(at):
         raise ConfigError(faults)
     connect(at)
-    command, variables = superlink_command(at), processes.environment(at.home)
+    command, variables = superlink_command(at), environment(at.home)
     print(f"{at.name}: SuperLink on https://{at.superlink}, for the proxy only; log: {at.path('superlink.log')}")
     sys.stdout.flush()
     os.umask(0o077)  # the database and the log are the operator's
@@ -106,7 +107,7 @@ def superlink_command(at: Federation) -> list[str]:
     host, port = at.superlink.split(":")
     secret = ["--superexec-auth-secret-file", str(at.path("superexec.secret"))] if at.isolation == "process" else []
     return [
-        processes.program("flower-superlink"),
+        program("flower-superlink"),
         *("--host", host, "--port", port),
         *("--ssl-certfile", str(at.path("server.pem")), "--ssl-keyfile", str(at.path("server.key"))),
         *("--ssl-ca-certfile", str(at.path("ca.pem"))),

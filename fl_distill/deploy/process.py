@@ -15,6 +15,7 @@ def main(folder: Path) -> None:
     """Serve until SIGTERM or SIGINT; Flower's own words on standard output explain a refusal."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stdout)
     logging.getLogger("httpx").setLevel(logging.WARNING)
+    logging.getLogger("flwr").handlers.clear()  # its lines come through the root's handler, once
     logging.getLogger("fl_distill.site").setLevel(logging.DEBUG)  # whole texts of errors belong in the site's log
     signal.signal(signal.SIGTERM, _stop)
     site = read_site(folder)

@@ -1,30 +1,18 @@
-"""Flower's own programs as processes of ours: where they lie, what they find in their environment, and signals."""
+"""Processes of ours in the foreground: signals, their last words, and the ports that they want."""
 
-import os
-import shutil
 import signal
 import socket
 import subprocess
-import sys
 import threading
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from types import FrameType
-
-from ..errors import ConfigError
 
 KEPT = 60
 """Last lines of a process that are kept to explain its end."""
 SHOWN_S = 5.0
 """For how long the last lines of a process that has ended are waited for."""
-QUIET = {
-    "FLWR_TELEMETRY_ENABLED": "0",
-    "FLWR_DISABLE_UPDATE_CHECK": "1",
-    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-    "PYTHONUNBUFFERED": "1",
-}
 
 
 @dataclass(frozen=True)
@@ -34,21 +22,8 @@ class Ended:
     code: int
     told: bool
     last: tuple[str, ...]
-
-
-def environment(home: Path) -> dict[str, str]:
-    """This process's environment, with Flower's folder at `home`, nothing sent home, and its programs on the path."""
-    path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)))
-    return os.environ | QUIET | {"FLWR_HOME": str(home), "PATH": path}
-
-
-def program(name: str) -> str:
-    """The path of one of Flower's programs, from the environment that this Python runs in."""
-    beside = Path(sys.executable).parent / name
-    found = str(beside) if beside.is_file() else shutil.which(name)
-    if found is None:
-        raise ConfigError(f"{name} was not found: install fl-distill in this environment, Flower comes with it")
-    return found
+    held: tuple[str, ...] = ()
+    """Those that were not shown."""
 
 
 def port_in_use(port: int) -> list[str]:
@@ -64,25 +39,25 @@ def port_in_use(port: int) -> list[str]:
     return []
 
 
-def free_port() -> int:
-    """A port of this machine that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _show(process: subprocess.Popen[str], last: deque[str]) -> None:
+def _show(process: subprocess.Popen[str], last: deque[str], until: str | None, held: list[str]) -> None:
     assert process.stdout is not None
     with process.stdout as lines:
         for line in lines:
             last.append(line.rstrip("\n"))
-            print(line, end="", flush=True)
+            if held or (until is not None and until in line):
+                held.append(last[-1])
+            else:
+                print(line, end="", flush=True)
 
 
-def supervise(command: Sequence[str], variables: dict[str, str]) -> Ended:
-    """Run a command in the foreground, handing on signals and showing its output."""
+def supervise(command: Sequence[str], variables: dict[str, str], until: str | None = None) -> Ended:
+    """Run a command in the foreground, handing on signals and showing its output.
+
+    From the line that holds `until` on its output is held back: whoever called may have better words for it.
+    """
     told = False
     last: deque[str] = deque(maxlen=KEPT)
+    held: list[str] = []
     process = subprocess.Popen(
         command,
         env=variables,
@@ -101,12 +76,12 @@ def supervise(command: Sequence[str], variables: dict[str, str]) -> Ended:
 
     before = {number: signal.signal(number, hand_on) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     # Flower's own children hold the other end of the pipe, and end once their parent is gone and was waited for.
-    shown = threading.Thread(target=_show, args=(process, last), daemon=True)
+    shown = threading.Thread(target=_show, args=(process, last, until, held), daemon=True)
     shown.start()
     try:
         code = process.wait()
         shown.join(SHOWN_S)
-        return Ended(code, told, tuple(last))
+        return Ended(code, told, tuple(last), tuple(held))
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -1,4 +1,4 @@
-"""A site's side: a folder with its key and its own settings, and its SuperNode."""
+"""A site's side: a folder with its key and its own settings, and the process that serves the federation."""
 
 import re
 import sys
@@ -7,13 +7,18 @@ from pathlib import Path
 
 from ..errors import ConfigError, FlDistillError
 from ..locks import is_locked
+from ..programs import environment
 from . import certificates, keys, probe, processes, units
 from .private import FOLDER, SECRET, attempt, exposed, missing, new_folder, write_new
 from .settings import Site, address_faults, name_faults, read_site
 
 CRASHED_S = 90.0
 """For how long the SuperLink may hold a crashed process for the one that is online."""
-NOT_ADMITTED = "does not admit"
+LOOK_S = 5.0
+"""Seconds between two looks at the clock."""
+NOT_ADMITTED, SIGNATURE, SILENT = "does not admit", "refuses key", "timed out"
+FLOWERS_END = "Exit Code:"
+"""How Flower's own words about its end begin: they are shown where this site has none."""
 _YAML = """\
 # This site's own settings; whoever runs the federation cannot change them. Made by `fl-distill site new`.
 name: {name}
@@ -58,7 +63,7 @@ def new(folder: Path, name: str, address: str, ca: Path) -> list[str]:
 
 
 def start(folder: Path) -> int:
-    """Run the site's SuperNode until it ends; returns its exit code, or raises with the reason of a refusal."""
+    """Serve the federation until told to stop; returns an exit code, or raises with the reason of a refusal."""
     site = read_site(folder)
     if faults := _faults(site):
         raise ConfigError(faults)
@@ -70,7 +75,7 @@ def start(folder: Path) -> int:
     mark = keys.fingerprint(keys.public_of(site.key))
     print(f"{site.name} joins {site.address} with key {mark}; its settings: {site.settings}; Ctrl-C stops it")
     for sentence in waiting:
-        print(f"{sentence}; the SuperNode keeps trying")
+        print(f"{sentence}; the site keeps trying")
     sys.stdout.flush()
     site.home.mkdir(FOLDER, exist_ok=True)
     return _supervised(site)
@@ -80,13 +85,21 @@ def _supervised(site: Site) -> int:
     """Keep the working process alive; a crash costs the round that it was in."""
     patient_until = time.monotonic() + CRASHED_S if site.online.exists() else 0.0
     while True:
-        ended = processes.supervise(node_command(site), processes.environment(site.home))
+        ended = processes.supervise(node_command(site), environment(site.home), FLOWERS_END)
         if ended.told:
             return 0
         refusal = explained(ended, site)
-        if refusal and NOT_ADMITTED in refusal and time.monotonic() < patient_until:
-            print("the SuperLink still holds this site for online: trying again in 5 s", flush=True)
-            time.sleep(5)
+        if refusal is None:
+            print("\n".join(ended.held), end="\n" * bool(ended.held), flush=True)
+        if refusal and SIGNATURE in refusal and _wait_for_the_clock(site):
+            patient_until = time.monotonic() + CRASHED_S
+        elif refusal and SILENT in refusal:  # a cut network; Flower takes a handshake without an answer for the end
+            print(f"{site.address} does not answer: trying again in {LOOK_S:.0f} s", flush=True)
+            patient_until = time.monotonic() + CRASHED_S
+            time.sleep(LOOK_S)
+        elif refusal and NOT_ADMITTED in refusal and time.monotonic() < patient_until:
+            print(f"the SuperLink still holds this site for online: trying again in {LOOK_S:.0f} s", flush=True)
+            time.sleep(LOOK_S)
         elif refusal:
             raise FlDistillError(refusal)
         elif ended.code < 0:
@@ -97,13 +110,23 @@ def _supervised(site: Site) -> int:
             return ended.code
 
 
+def _wait_for_the_clock(site: Site) -> bool:
+    """Whether a wrong clock is why signatures were refused; if so, wait until it is right."""
+    wrong, _ = probe.refusals(site.address, site.ca)
+    if wrong:
+        print(f"{wrong[0]}; this site goes on by itself when that is done", flush=True)
+    while probe.refusals(site.address, site.ca)[0]:
+        time.sleep(LOOK_S)
+    return bool(wrong)
+
+
 def node_command(site: Site) -> list[str]:
     """The process that does the work: it is what may be killed, grow too large or crash."""
     return [sys.executable, "-m", "fl_distill.deploy.process", str(site.folder)]
 
 
 def explained(ended: processes.Ended, site: Site) -> str | None:
-    """A sentence for a refusal that ended a SuperNode, if there was one."""
+    """A sentence for a refusal that ended the working process, if there was one."""
     if ended.told:
         return None
     text = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(ended.last))
@@ -111,11 +134,11 @@ def explained(ended: processes.Ended, site: Site) -> str | None:
     if "[code: 2004]" in text or "Failed to activate SuperNode" in text:
         return (
             f"{site.address} {NOT_ADMITTED} {site.name}: either key {mark} is not registered there (send "
-            "key.pub to the operator), or a SuperNode with this key is online already; "
+            "key.pub to the operator), or a process with this key is online already; "
             "one that crashed counts as online for a minute"
         )
-    if ended.code == 0:  # a SuperNode interrupts itself, silently, when its signature is refused
-        return f"{site.address} refuses key {mark}: it was removed by the operator, or this machine's clock is wrong"
+    if ended.code == 0:  # Flower's transport interrupts its process, silently, when a signature is refused
+        return f"{site.address} {SIGNATURE} {mark}: it was removed by the operator, or this machine's clock is wrong"
     if "Failed to initialize the connection" in text:
         return f"{site.address} refused the connection: {' '.join(text[text.rindex('Failed to init') :].split())}"
     return None

@@ -1,29 +1,33 @@
 """Which sites a federation admits: Flower's register of keys, with the names that the operator gave them."""
 
 import json
-import subprocess
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError, FlDistillError
+from ..programs import flwr
+from ..registered import LIST, entries
 from . import keys, processes
 from .federation import connect
 from .private import SECRET, replace
 from .settings import Federation, name_faults, read_federation
 
-ANSWER_S = 120
 CONNECTION = "federation"
 GONE = ("unregistered", "deleted")
 
 
-def register(folder: Path, public: Path, name: str) -> list[str]:
-    """Admit the site that holds the private key of `public`, under a name that no other site has."""
+def register(folder: Path, public: Path, name: str, expected: str | None = None) -> list[str]:
+    """Admit the site that holds the private key of `public`, under a name that no other site has.
+
+    Where the site said the fingerprint that it was shown, that is `expected`, no other key is admitted.
+    """
     at = read_federation(folder)
-    key = keys.public_key(public)
-    mark, known = keys.fingerprint(key), _known(at)
+    mark, known = mark_of(public), _known(at)
     faults = name_faults(name, "--name")
+    if expected not in (None, mark):
+        faults.append(f"{public} holds key {mark}, not {expected}: do not admit it, ask the site for its key.pub again")
     if name in known:
         faults.append(
             f"the name {name} is taken, by key {known[name]['key']}: choose another, "
@@ -35,7 +39,13 @@ def register(folder: Path, public: Path, name: str) -> list[str]:
     answer = _flwr(at, "register", str(public), CONNECTION, "--name", name)
     entry = {"node_id": str(answer["node-id"]), "key": mark, "registered": datetime.now(UTC).isoformat("T", "seconds")}
     _write(at, known | {name: entry})
-    return [f"{name} may join {at.name} with key {mark}", "compare that key with what the site was shown"]
+    compared = [] if expected else ["compare that key with what the site was shown"]
+    return [f"{name} may join {at.name} with key {mark}", *compared]
+
+
+def mark_of(public: Path) -> str:
+    """The fingerprint of the key in a site's key.pub."""
+    return keys.fingerprint(keys.public_key(public))
 
 
 def listed(folder: Path) -> list[str]:
@@ -76,9 +86,9 @@ def _states(at: Federation) -> dict[str, str]:
 
 
 def _known(at: Federation) -> dict[str, dict[str, str]]:
-    file = at.path("sites.json")
+    file = at.path(LIST)
     try:
-        return dict(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else {}
+        return entries(file)
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"{file} cannot be read ({error}): restore it, or move it away to go on without names"
@@ -86,7 +96,7 @@ def _known(at: Federation) -> dict[str, dict[str, str]]:
 
 
 def _write(at: Federation, known: Mapping[str, Mapping[str, str]]) -> None:
-    replace(at.path("sites.json"), json.dumps(known, indent=2) + "\n", SECRET)
+    replace(at.path(LIST), json.dumps(known, indent=2) + "\n", SECRET)
 
 
 def _flwr(at: Federation, *arguments: str) -> dict[str, Any]:
@@ -94,30 +104,17 @@ def _flwr(at: Federation, *arguments: str) -> dict[str, Any]:
     connect(at)
     if not processes.port_in_use(at.superlink_port):
         raise FlDistillError(f"no SuperLink runs on {at.superlink}: first `fl-distill federation start {at.folder}`")
-    command = [processes.program("flwr"), "supernode", *arguments, "--format", "json"]
     try:
-        done = subprocess.run(
-            command, env=processes.environment(at.home), capture_output=True, text=True, timeout=ANSWER_S, check=False
-        )
-    except subprocess.TimeoutExpired as error:
-        raise FlDistillError(f"the SuperLink on {at.superlink} did not answer within {ANSWER_S} s") from error
-    answer = _json(done.stdout)
-    if done.returncode == 0 and answer.get("success"):
+        answer, said = flwr(at.home, "supernode", *arguments)
+    except TimeoutError as error:
+        raise FlDistillError(f"the SuperLink on {at.superlink} did not answer: {error}") from error
+    if answer:
         return answer
-    raise FlDistillError(_reason(answer, done.stdout + done.stderr))
+    raise FlDistillError(_reason(said))
 
 
-def _json(text: str) -> dict[str, Any]:
-    begin, end = text.find("{"), text.rfind("}")
-    try:
-        found = json.loads(text[begin : end + 1])
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _reason(answer: Mapping[str, Any], output: str) -> str:
-    said = " ".join(str(answer.get("error-message") or output).split())
+def _reason(output: str) -> str:
+    said = " ".join(output.split())
     if "already in use" in said.lower():
         return (
             "this key is known to the SuperLink, of a site that was removed or under another name: "

@@ -100,10 +100,10 @@ def proxy(folder: Path, name: str) -> str:
 
 
 def supernode(folder: Path, name: str) -> str:
-    """The unit of a site's SuperNode; it reads data anywhere but writes in its folder only, and may use a GPU."""
+    """The unit of a site's process; it reads data anywhere but writes in its folder only, and may use a GPU."""
     command = f"{_us()} site start {_quoted(folder)}"
     # After a crash the SuperLink holds the site for online until two heartbeats of 30 s are missed.
-    return _unit(folder, "supernode.service", f"Flower SuperNode of {name}", command, 20, "")
+    return _unit(folder, "supernode.service", f"fl-distill site {name}", command, 20, "")
 
 
 def compose(port: int) -> str:

@@ -3,6 +3,7 @@
 import logging
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from typing import Any
 from flwr.serverapp import Grid
 
 from ..client_app import make_app
-from ..config import typed
+from ..config import notes, typed
 from ..errors import ConfigError
 from ..jobs import job_is, server_of
 from ..server_app import Summary, serve
@@ -33,6 +34,8 @@ def run(config: dict[str, Any], folder: Path, *, resume: bool = False, overrides
     job = job_text(config, folder.resolve(), server_of(config))
     place = workplace(job)
     place.check()
+    for note in notes(experiment):
+        print(f"note: {note}", file=sys.stderr)
     _make(folder)
     if experiment.runtime.kind == "superlink":
         from .superlink import run_on_superlink

@@ -5,8 +5,6 @@ The ServerApp runs beside the SuperLink and writes the run folder itself, so thi
 
 import json
 import os
-import subprocess
-import sys
 import tempfile
 import time
 import uuid
@@ -22,6 +20,8 @@ from ..files import replace_with
 from ..jobs import ORDERS
 from ..locks import is_locked
 from ..policy import checked, shared
+from ..programs import flwr
+from ..registered import LIST
 from ..tracking import Observers, Summary
 from ..tracking.relay import EVENTS, replay
 
@@ -105,21 +105,14 @@ class Connection:
         self._call("stop", str(run))
 
     def _call(self, verb: str, *arguments: str) -> dict[str, Any]:
-        environment = {**os.environ, **({"FLWR_HOME": str(self.home)} if self.home else {})}
         where = [self.name] if self.name else []
-        line = [_flwr(), verb, *arguments[:1], *where, *arguments[1:]]
-        if verb == "list":
-            line = [_flwr(), verb, *where, *arguments]
+        words = [*where, *arguments] if verb == "list" else [*arguments[:1], *where, *arguments[1:]]
         try:
-            done = subprocess.run(
-                [*line, "--format", "json"], env=environment, capture_output=True, text=True, timeout=120, check=False
-            )
-        except subprocess.TimeoutExpired as error:
-            raise RunStopped(f"flwr {verb}: no answer within 120 s") from error
-        answer = _json_in(done.stdout)
-        if done.returncode or not answer.get("success", False):
-            said = answer.get("error-message") or (done.stderr.strip() or done.stdout.strip())[-400:]
-            raise RunStopped(f"flwr {verb}: {said}")
+            answer, said = flwr(self.home, verb, *words)
+        except TimeoutError as error:
+            raise RunStopped(str(error)) from error
+        if not answer:
+            raise RunStopped(f"flwr {verb}: {said[-400:]}")
         return answer
 
 
@@ -133,8 +126,9 @@ def run_on_superlink(
 ) -> Summary:
     """Submit, follow and return the summary; raises `RunStopped` when the run ended early."""
     _wait_for_the_last(folder / EVENTS, check_stop)
-    orders = _orders(config, folder, overrides, resume)
     connection = Connection.of(config["runtime"]["connection"])
+    names = _list_of_sites(connection, bool(config["runtime"].get("parts")))
+    orders = _orders(config, folder, overrides, resume) | {"sites": names}
     folder = folder.resolve()
     (folder / EVENTS).unlink(missing_ok=True)
     replace_with(folder / ORDERS, json.dumps(orders, indent=1).encode())
@@ -179,6 +173,11 @@ def _orders(config: dict[str, Any], folder: Path, overrides: Sequence[str], resu
     return {"config": config, "overrides": words, "job": uuid.uuid4().hex, "resume": False}
 
 
+def _list_of_sites(connection: Connection, parts: bool) -> str | None:
+    """The operator's list of names and keys, in a federation's folder; sites that play parts bear the parts' names."""
+    return None if connection.home is None or parts else str(connection.home.parent / LIST)
+
+
 def _follow(events: Path, observers: Observers, status: Callable[[], str], check_stop: Callable[[], None]) -> None:
     """Replay what the ServerApp writes, until it says that it has finished or is gone without a word."""
     read, asked, gone = 0, time.monotonic(), False
@@ -206,16 +205,3 @@ def _new_lines(path: Path, read: int) -> tuple[list[str], int]:
         return [], read
     whole = data[: data.rfind(b"\n") + 1]
     return whole.decode().splitlines(), read + len(whole)
-
-
-def _flwr() -> str:
-    beside = Path(sys.executable).with_name("flwr")
-    return str(beside) if beside.exists() else "flwr"
-
-
-def _json_in(text: str) -> dict[str, Any]:
-    """The JSON object in what Flower's command printed, which may surround it with other words."""
-    try:
-        return dict(json.loads(text[text.index("{") : text.rindex("}") + 1]))
-    except ValueError:
-        return {}

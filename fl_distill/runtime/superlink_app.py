@@ -4,7 +4,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from ..errors import ConfigError, RunStopped
-from ..jobs import ordered_job
+from ..jobs import orders
 from ..server_app import serve
 from .deployed import Deployed
 from .envelope import Sealing
@@ -16,7 +16,8 @@ app = ServerApp()
 def main(grid: Grid, context: Context) -> None:
     """What a SuperLink starts."""
     try:
-        job, resume = ordered_job(context)
-        serve(Sealing(Deployed.over(grid)), job, resume=resume, relay=True)
+        asked = orders(context)
+        grid = Sealing(Deployed.over(grid))
+        serve(grid, asked.job, resume=asked.resume, relay=True, registered=asked.registered)
     except (ConfigError, RunStopped) as error:
         raise SystemExit(f"fl-distill: {error}") from error

@@ -133,6 +133,8 @@ class ConsoleObserver(Observer):
         self._view.close()
         why = f" ({text.clean(summary['reason'])})" if status == "finished" and summary.get("reason") else ""
         self._view.say(f"{status}{why} {_after(summary)}")
+        for line in text.failures(summary.get("left_out") or {}):
+            self._view.warn(f"left out in the end: {line}")
         self._view.table(_results(summary))
         groups = of_run(summary)
         if comparable(groups):

@@ -125,6 +125,13 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("FL_DISTILL_DATA", "data")) / "heart_disease")
     parser.add_argument("--folder", type=Path, help="where everything is left (default: a temporary one)")
     asked = parser.parse_args()
+    if absent := [name for name in MODELS if not (asked.data / f"{name}.csv").is_file()]:
+        print(
+            f"{asked.data} lacks {', '.join(f'{name}.csv' for name in absent)}: put the heart disease files there, or "
+            "say --data FOLDER (or FL_DISTILL_DATA, whose folder heart_disease is taken)",
+            file=sys.stderr,
+        )
+        sys.exit(2)
     with tempfile.TemporaryDirectory() as made:
         federate(asked.data.resolve(), (asked.folder or Path(made)).resolve())
 
