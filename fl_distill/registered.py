@@ -15,7 +15,9 @@ def entries(path: Path) -> dict[str, dict[str, str]]:
     """What the list says of each site; OSError or ValueError where it cannot be read."""
     if not path.exists():
         return {}
-    found: dict[str, dict[str, str]] = dict(json.loads(path.read_text(encoding="utf-8")))
+    found = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(found, dict):
+        raise ValueError("it is no map of names")
     return found
 
 

@@ -370,10 +370,11 @@ def test_a_process_ends_although_its_children_hold_its_output(
 
 
 def test_what_a_process_says_at_its_end_is_held_for_better_words(capsys: pytest.CaptureFixture[str]) -> None:
-    child = "print('working'); print('Exit Code: 305'); print('why'); raise SystemExit(49)"
+    end = "\x1b[91mERROR \x1b[0m:     Exit Code: 305"
+    child = f"print('working: Exit Code: 1'); print({end!r}); print('why'); raise SystemExit(49)"
     ended = supervise([sys.executable, "-u", "-c", child], dict(os.environ), site.FLOWERS_END)
-    assert ended == Ended(49, False, ("working", "Exit Code: 305", "why"), ("Exit Code: 305", "why"))
-    assert capsys.readouterr().out == "working\n"
+    assert ended == Ended(49, False, ("working: Exit Code: 1", end, "why"), (end, "why"))
+    assert capsys.readouterr().out == "working: Exit Code: 1\n"
 
 
 TIMED_OUT = "Failed to initialize the connection to the SuperLink. _ssl.c:989: The handshake operation timed out"

@@ -57,7 +57,7 @@ def test_a_run_survives_its_server(running: Running, tmp_path: Path) -> None:
 
 def test_a_site_that_is_killed_costs_its_rounds_and_comes_back(running: Running, tmp_path: Path) -> None:
     place = tmp_path / "run"
-    task = [*TASK, "rounds=60", "collect.grace_s=3", "evaluate.sites_every=0", "stop.patience=null"]
+    task = [*TASK, "rounds=900", "collect.grace_s=3", "evaluate.sites_every=0", "stop.patience=null"]
     with running.run(place, *task, f"hydra.run.dir={place}") as command:
         until(lambda: len(rows(place)) >= 2, "two rounds")
         assert kill_all("fl_distill.deploy.process", str(running.folder / "site-1")) == 1

@@ -217,7 +217,7 @@ def test_an_answer_that_makes_no_sense_costs_one_site(crew: Packing, monkeypatch
 
 
 def test_memory_out_of_reach_is_given_up_once_and_nothing_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bundle, "borrowed", lambda *_, **__: None)  # as on another machine
+    monkeypatch.setattr(bundle, "reached", lambda *_, **__: None)  # as on another machine
     for grid in packed(5, 2):
         content = model(3, 40_000)
         for _ in range(2):
@@ -240,19 +240,19 @@ def test_only_the_file_that_is_meant_is_taken_for_it(tmp_path: Path) -> None:
             replace(address, machine="another"),
             Address.of(other.fileno()),  # not one of ours
         ]
-        assert [shared.borrowed(at, writable=True) for at in wrong] == [None] * 5
-    found = shared.borrowed(address, writable=False)
+        assert [shared.reached(at, writable=True) for at in wrong] == [None] * 5
+    found = shared.reached(address, writable=False)
     assert found is not None
     with pytest.raises(TypeError):
         found.write(0, b"x")
-    forget_borrowed()
+    forget_reached()
     reader.close()
 
 
-def forget_borrowed() -> None:
-    for region in shared._borrowed.values():
+def forget_reached() -> None:
+    for region in shared._reached.values():
         region.close()
-    shared._borrowed.clear()
+    shared._reached.clear()
 
 
 # ------------------------------------------------------------------ the parts
@@ -339,7 +339,7 @@ def test_bundles_and_entries_carry_messages_and_states_exactly(sites: list[tuple
                 flower_private.stamp(flower_private.compose(metadata, RecordDict()), f"m{at}")
                 tasks.append(Task(at, metadata, *frames.encode(content), 0.0, at))
                 shown.append((content, RecordDict(state), error))
-            made = bundle.pack(tasks, states, library, reader if memory else None)
+            made, _ = bundle.pack(tasks, states, library, reader if memory else None)
             arrived = bundle.Bundle(made)
             written = []
             for at, order in enumerate(arrived.orders()):
@@ -356,7 +356,7 @@ def test_bundles_and_entries_carry_messages_and_states_exactly(sites: list[tuple
                 assert (answer.state is None) == (at % 2 == 0)
         library.close()
         reader.close()
-    forget_borrowed()
+    forget_reached()
 
 
 @given(st.lists(st.floats(0.001, 100), min_size=1, max_size=60), st.integers(1, 8))
@@ -378,3 +378,55 @@ def test_bundles_are_balanced_and_lose_nobody(costs: list[float], workers: int) 
 def to_metadata(node: int) -> Any:
     with flower_private.identity(1):
         return Message(RecordDict({"m": MetricRecord({})}), node, "train").metadata
+
+
+class Slow(Passing):
+    """An engine that hands nothing on for a while, and keeps what it was given."""
+
+    def __init__(self, nodes: int) -> None:
+        self.nodes, self.pushed = nodes, list[Message]()
+
+    def get_node_ids(self) -> list[int]:
+        return list(range(self.nodes))
+
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        before = len(self.pushed)
+        self.pushed += messages
+        return [str(number) for number in range(before, len(self.pushed))]
+
+    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+        return []
+
+
+def test_what_no_worker_has_begun_stays_where_it_is() -> None:
+    with flower_private.identity(1):
+        below = Slow(16)
+        grid = Packing(below, sites=20, workers=16)
+        ids = grid.push_messages([to(FIRST_NODE, "query")])
+        until = time.monotonic() + 1.5
+        while time.monotonic() < until:
+            assert grid.pull_messages(ids) == []
+        assert len(below.pushed) == 1
+        grid.close()
+
+
+def test_what_a_bundle_borrows_stays_until_it_is_over() -> None:
+    """Tasks given to another bundle take nothing with them: what that one borrows is its own."""
+    library, first, second = Library(lambda _: None), Reader(), Reader()
+    with flower_private.identity(1):
+        metadata = to(FIRST_NODE, "query").metadata
+        flower_private.stamp(flower_private.compose(metadata, RecordDict()), "m")
+        content = RecordDict({"arrays": ArrayRecord([np.arange(5000)])})
+        task = Task(0, metadata, *frames.encode(content), 0.0, 0)
+        _, one = bundle.pack([task], States(), library, first)
+        made, two = bundle.pack([task], States(), library, second)
+        library.release(one)  # the first bundle is over
+        for number in range(400):  # and others want room
+            library.release([library.borrow(bytes([number % 256]) * 200_000)])
+        (order,) = bundle.Bundle(made).orders()
+        assert frames.encode(order.message.content) == frames.encode(content)
+        library.release(two)
+    forget_reached()
+    library.close()
+    first.close()
+    second.close()

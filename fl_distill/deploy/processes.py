@@ -1,5 +1,6 @@
 """Processes of ours in the foreground: signals, their last words, and the ports that they want."""
 
+import re
 import signal
 import socket
 import subprocess
@@ -39,25 +40,30 @@ def port_in_use(port: int) -> list[str]:
     return []
 
 
-def _show(process: subprocess.Popen[str], last: deque[str], until: str | None, held: list[str]) -> None:
+def _show(process: subprocess.Popen[str], last: deque[str], until: str | None, held: deque[str]) -> None:
     assert process.stdout is not None
     with process.stdout as lines:
         for line in lines:
             last.append(line.rstrip("\n"))
-            if held or (until is not None and until in line):
+            if held or (until is not None and re.match(until, _bare(line))):
                 held.append(last[-1])
             else:
                 print(line, end="", flush=True)
 
 
+def _bare(line: str) -> str:
+    """A line without colours."""
+    return re.sub(r"\x1b\[[0-9;]*m", "", line)
+
+
 def supervise(command: Sequence[str], variables: dict[str, str], until: str | None = None) -> Ended:
     """Run a command in the foreground, handing on signals and showing its output.
 
-    From the line that holds `until` on its output is held back: whoever called may have better words for it.
+    From the line that begins as the pattern `until` says its output is held back: whoever called may have better words.
     """
     told = False
     last: deque[str] = deque(maxlen=KEPT)
-    held: list[str] = []
+    held: deque[str] = deque(maxlen=KEPT)
     process = subprocess.Popen(
         command,
         env=variables,

@@ -17,8 +17,8 @@ CRASHED_S = 90.0
 LOOK_S = 5.0
 """Seconds between two looks at the clock."""
 NOT_ADMITTED, SIGNATURE, SILENT = "does not admit", "refuses key", "timed out"
-FLOWERS_END = "Exit Code:"
-"""How Flower's own words about its end begin: they are shown where this site has none."""
+FLOWERS_END = r"ERROR\s*:\s*Exit Code: \d"
+"""How Flower's own words about its end begin: they are shown where this site has none. Ours begin with a time."""
 _YAML = """\
 # This site's own settings; whoever runs the federation cannot change them. Made by `fl-distill site new`.
 name: {name}
@@ -127,7 +127,7 @@ def node_command(site: Site) -> list[str]:
 
 def explained(ended: processes.Ended, site: Site) -> str | None:
     """A sentence for a refusal that ended the working process, if there was one."""
-    if ended.told:
+    if ended.told or ended.code < 0:
         return None
     text = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(ended.last))
     mark = keys.fingerprint(keys.public_of(site.key))

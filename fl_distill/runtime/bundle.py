@@ -13,7 +13,7 @@ from flwr.app import Array, ArrayRecord, Error, Message, RecordDict
 
 from . import frames
 from .ledger import Reader, Writer
-from .shared import Address, Library, Region, borrowed
+from .shared import Address, Item, Library, Region, reached
 from .tasks import States, Task
 
 BUNDLE = "fl_distill.bundle"
@@ -28,13 +28,16 @@ class Unreachable(Exception):
 # ---------------------------------------------------------------- from the server to a worker
 
 
-def pack(tasks: Sequence[Task], states: States, library: Library, ledger: Reader | None) -> RecordDict:
-    """The content of a bundle; each task borrows what it needs of the library. Without a ledger all is inside."""
+def pack(
+    tasks: Sequence[Task], states: States, library: Library, ledger: Reader | None
+) -> tuple[RecordDict, list[Item]]:
+    """The content of a bundle, and what it borrows of the library; without a ledger all is inside."""
     buffers: dict[int, int] = {}
     places: list[list[Any]] = []
     inline: list[bytes] = []
+    borrowed: list[Item] = []
 
-    def place(task: Task, data: bytes) -> int:
+    def place(data: bytes) -> int:
         if (number := buffers.get(id(data))) is None:
             number = buffers[id(data)] = len(places)
             if ledger is None or len(data) < SHARE_FROM:
@@ -42,7 +45,7 @@ def pack(tasks: Sequence[Task], states: States, library: Library, ledger: Reader
                 inline.append(data)
             else:
                 item = library.borrow(data)
-                task.borrowed.append(item)
+                borrowed.append(item)
                 places.append(["shared", item.offset, len(data)])
         return number
 
@@ -52,15 +55,15 @@ def pack(tasks: Sequence[Task], states: States, library: Library, ledger: Reader
     for task in tasks:
         if id(task.content) not in contents:
             contents[id(task.content)] = len(described)
-            described.append([task.content.decode(), [place(task, data) for data in task.buffers]])
+            described.append([task.content.decode(), [place(data) for data in task.buffers]])
         state, state_buffers = states.get(task.node)
-        numbers = [place(task, data) for data in state_buffers]
+        numbers = [place(data) for data in state_buffers]
         fields = frames.metadata_fields(task.metadata)
         orders.append([fields, contents[id(task.content)], state.decode(), numbers, task.seed])
     files = (library.descriptor, ledger.descriptor) if ledger is not None else ()
     memory = [astuple(Address.of(file)) for file in files]
     head = {"memory": memory, "places": places, "contents": described, "orders": orders}
-    return RecordDict({BUNDLE: _one_array(frames.to_json(head), inline)})
+    return RecordDict({BUNDLE: _one_array(frames.to_json(head), inline)}), borrowed
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,10 @@ class Order:
 
 @final
 class Bundle:
-    """A bundle as a worker sees it. Raises `Unreachable` where the sender's memory is not this machine's."""
+    """A bundle as a worker sees it.
+
+    Raises `Unreachable` where the sender's memory is not this machine's, `Unwanted` where nobody waits any more.
+    """
 
     def __init__(self, content: RecordDict) -> None:
         header, rest = _parts(content)
@@ -85,6 +91,7 @@ class Bundle:
             shared, ledger = head["memory"]
             library = _reach(shared, writable=False)
             self.ledger = Writer(_reach(ledger, writable=True))
+            self.ledger.begin(0)  # from here on it is this worker's turn: reading a large model takes a while
         self._buffers: list[bytes] = []
         at = 0
         for kind, *where in head["places"]:
@@ -100,8 +107,10 @@ class Bundle:
         return len(self._orders)
 
     def orders(self) -> Iterator[Order]:
-        """One after the other, each with records of its own."""
-        for fields, content, state, numbers, seed in self._orders:
+        """One after the other, each with records of its own. Raises `Unwanted` where the next must not be begun."""
+        for at, (fields, content, state, numbers, seed) in enumerate(self._orders):
+            if self.ledger is not None:
+                self.ledger.begin(at)
             described, places = self._contents[content]
             message = frames.rebuild(fields, frames.restore(described, [self._buffers[n] for n in places]))
             held = frames.restore(frames.parse(state.encode()) or [], [self._buffers[n] for n in numbers])
@@ -111,7 +120,7 @@ class Bundle:
 def _reach(fields: Sequence[Any], writable: bool) -> Region:
     machine, process, descriptor, (device, inode) = fields
     address = Address(machine, process, descriptor, (device, inode))
-    if (found := borrowed(address, writable=writable)) is None:
+    if (found := reached(address, writable=writable)) is None:
         raise Unreachable
     return found
 
@@ -150,8 +159,8 @@ class Answer:
 
 def read_entry(head: bytes, body: Callable[[int, int], bytes]) -> Answer:
     """The answer of an entry. Raises `FrameError` for one that makes no sense."""
-    about, content, state = frames.parse(head)
     try:
+        about, content, state = frames.parse(head)
         buffers, at = [], 0
         for length in about["lengths"]:
             buffers.append(body(at, length))
@@ -159,7 +168,7 @@ def read_entry(head: bytes, body: Callable[[int, int], bytes]) -> Answer:
         split, error = about["split"], about["error"]
         told = Error(*error) if error is not None else frames.restore(content, buffers[:split])
         kept = None if about["keep_state"] else (state, buffers[split:])
-        return Answer(about["number"], frames.rebuild(about["metadata"], told), about["seconds"], kept)
+        return Answer(about["number"], frames.rebuild(about["metadata"], told), float(about["seconds"]), kept)
     except (LookupError, TypeError, ValueError) as error:
         raise frames.FrameError(f"an answer makes no sense: {type(error).__name__}: {error}") from error
 

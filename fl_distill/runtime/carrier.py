@@ -27,6 +27,8 @@ def carrier(app: ClientApp, sites: int) -> ClientApp:
             bundle = Bundle(message.content)
         except Unreachable:
             return Message(Error(UNREACHABLE, "the server's memory is out of reach"), reply_to=message)
+        except Unwanted:
+            return Message(RecordDict(), reply_to=message)
         return Message(_served(bundle, Job(app, FIRST_NODE, sites, 1, dict(context.run_config))), reply_to=message)
 
     return outer
@@ -37,8 +39,6 @@ def _served(bundle: Bundle, job: Job) -> RecordDict:
     ledger, entries = bundle.ledger, []
     try:
         for number, order in enumerate(bundle.orders()):
-            if ledger is not None:
-                ledger.begin(number)
             made = entry(number, *_answered(order, job, same_clock=ledger is not None))
             if ledger is None:
                 entries.append(made)

@@ -6,6 +6,7 @@ from typing import final
 
 from .frames import FrameError
 from .ledger import Reader
+from .shared import Item
 from .tasks import Task
 
 WORTH_S = 0.2
@@ -21,10 +22,12 @@ class Errand:
     """`tasks` in the order in which `node` works on them; answers come through `ledger`, or at the end (None)."""
 
     def __init__(self, node: int, tasks: Sequence[Task], ledger: Reader | None) -> None:
-        self.node, self.sent, self.ledger = node, list(tasks), ledger
+        self.node, self.ledger = node, ledger
+        self.borrowed: list[Item] = []
+        """What its messages need of the library, until all of it is over."""
         self._open = dict(enumerate(tasks))
         self._since = time.monotonic()
-        self._limit = len(self.sent)
+        self._limit = len(self._open)
         self._limited_at: float | None = None
 
     def left(self) -> list[Task]:
@@ -41,7 +44,7 @@ class Errand:
     @property
     def began(self) -> bool:
         """Whether the first of those left may have been begun."""
-        return self.ledger is None or len(self._open) < len(self.sent) or self.ledger.begun > 0
+        return self.ledger is None or self.ledger.begun > min(self._open, default=0)
 
     @property
     def stuck(self) -> bool:
@@ -56,10 +59,14 @@ class Errand:
         return [task for number, task in self._open.items() if begun <= number < self._limit]
 
     def give_half(self, seconds: float, now: float) -> None:
-        """Let the worker begin only half of what is before it, where that, of so many seconds, is worth it."""
-        some = len(self.not_begun())
-        if some and self.ledger is not None and (seconds > WORTH_S or now - self._since > OVERDUE_S):
-            self._cut(self._limit - (some + 1) // 2, now)
+        """Let the worker begin only half of what is before it, where that, of so many seconds, is worth it.
+
+        A worker that has begun nothing yet keeps one at least: elsewhere that would not be begun any sooner.
+        """
+        at_work = self.ledger is not None and self.ledger.begun > 0
+        given = (len(self.not_begun()) + at_work) // 2
+        if given and (seconds > WORTH_S or now - self._since > OVERDUE_S):
+            self._cut(self._limit - given, now)
 
     def stop(self, now: float) -> None:
         """Let the worker begin nothing more."""

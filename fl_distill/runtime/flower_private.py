@@ -127,6 +127,10 @@ Lost = ObjectPullError
 """Raised where what was announced did not arrive."""
 
 
+class Damaged(Exception):
+    """What arrived is no message."""
+
+
 _ENVELOPE = 3
 """Objects of a message with one record that has no parts."""
 _AGAIN_S, _AGAIN_CAP_S = 0.05, 1.0
@@ -141,13 +145,22 @@ def fetch(head: Message, tree: Any, pull: Callable[[str], bytes], lone: str) -> 
     ids, contents = [node.object_id for node in iterate_object_tree(tree)], {}
     if len(ids) == 3 and len(tree.children) == len(tree.children[0].children) == 1:
         contents = objects(ids[:1], pull)
-        record = inflate_object_from_contents(ids[0], contents, keep_object_contents=True)
+        record = _inflated(ids[0], contents)
         if isinstance(record, ConfigRecord) and lone in record:
             return compose(head.metadata, RecordDict({lone: record})), ids[1:]
     contents |= objects([object_id for object_id in ids if object_id not in contents], pull)
-    whole: Message = inflate_object_from_contents(tree.object_id, contents)  # type: ignore[assignment]
+    whole = _inflated(tree.object_id, contents)
+    if not isinstance(whole, Message):
+        raise Damaged(f"it is a {type(whole).__name__}")
     stamp(whole, tree.object_id)
     return whole, []
+
+
+def _inflated(object_id: str, contents: dict[str, bytes]) -> object:
+    try:
+        return inflate_object_from_contents(object_id, contents, keep_object_contents=True)
+    except Exception as error:  # Flower checks little of what a node sends
+        raise Damaged(f"{type(error).__name__}: {error}"[:200]) from error
 
 
 def objects(ids: list[str], pull: Callable[[str], bytes], *, patient: bool = True) -> dict[str, bytes]:
@@ -236,7 +249,9 @@ class Desk:
             return fetch(head, tree, pull, lone)
         except Lost as error:
             reason = f"its answer did not arrive as a whole: {error}"
-            return compose(head.metadata, Error(ErrorCode.MESSAGE_UNAVAILABLE, reason)), []
+        except Damaged as error:
+            reason = f"its answer is damaged: {error}"
+        return compose(head.metadata, Error(ErrorCode.MESSAGE_UNAVAILABLE, reason)), []
 
     def confirm(self, reply: Metadata) -> None:
         """The SuperLink need not keep a reply's objects any more."""

@@ -88,7 +88,10 @@ class Node:
         try:
             reply = self._reply(link, message) if fault is None else _error(message, UNREAD, fault)
         except KeyboardInterrupt:
-            self._send(link, _error(message, INTERRUPTED, "the site was stopped while it worked"), before)
+            try:
+                self._send(link, _error(message, INTERRUPTED, "the site was stopped while it worked"), before)
+            except (Exception, Gone) as error:  # the stop comes first: another start will tell the server
+                log.warning("that it was stopped cannot be told: %s", type(error).__name__)
             raise
         took = time.monotonic() - before
         self._send(link, reply, before)

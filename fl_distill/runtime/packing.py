@@ -126,6 +126,8 @@ class Packing(Passing):
         to it behind another.
         """
         unwanted = set(message_ids)
+        if self._open:
+            self._drain_all()
         self._turns.cancel(unwanted)
         self._inbox.take(unwanted)
         if self._open:
@@ -180,7 +182,7 @@ class Packing(Passing):
         busy = Counter(errand.node for errand in self._out.values())
         errand = Errand(min(self._carriers(), key=lambda node: busy[node]), tasks, ledger)
         ttl = max(max(task.deadline for task in tasks) - time.monotonic(), 0.0) + MARGIN_S
-        content = pack(tasks, self._states, self._library, ledger)
+        content, errand.borrowed = pack(tasks, self._states, self._library, ledger)
         keys = list(self.grid.push_messages([Message(content, errand.node, KIND, ttl=ttl)]))
         if keys:
             self._out[keys[0]] = errand
@@ -203,8 +205,7 @@ class Packing(Passing):
     # ------------------------------------------------------------ in
 
     def _work(self) -> None:
-        for key, errand in list(self._out.items()):
-            self._drain(key, errand)
+        self._drain_all()
         if (now := time.monotonic()) >= self._next_look:
             self._look(now)
             self._next_look = time.monotonic() + _LOOK_S
@@ -223,6 +224,10 @@ class Packing(Passing):
         if len(self._out) < self._workers and not self._turns.any_ready:
             self._share_out(now)
         self._dispatch()
+
+    def _drain_all(self) -> None:
+        for key, errand in list(self._out.items()):
+            self._drain(key, errand)
 
     def _drain(self, key: str, errand: Errand) -> None:
         """Take the answers that have come; where one makes no sense, the site that it should be of has failed."""
@@ -265,16 +270,18 @@ class Packing(Passing):
 
     def _blame(self, errand: Errand, error: Error) -> None:
         """The error is that of the site in whose turn it happened; where none was begun, it may pass."""
-        left, blamed = errand.left(), 1
-        if not errand.began:
-            tries = max((task.tries for task in left), default=0)
-            blamed = 0 if tries < TRIES else len(left)
-            self._pause_until = time.monotonic() + TRY_S * 2**tries
-            for task in left:
-                task.tries = tries + 1
-        for task in left[:blamed]:
+        left = errand.left()
+        if errand.began:
+            blamed, again = left[:1], left[1:]
+        else:
+            blamed, again = [t for t in left if t.tries >= TRIES], [t for t in left if t.tries < TRIES]
+            if tries := [task.tries for task in again if not task.expired]:
+                self._pause_until = max(self._pause_until, time.monotonic() + TRY_S * 2 ** max(tries))
+            for task in again:
+                task.tries += 1
+        for task in blamed:
             self._turns.finish(task, task.failed(error.code, error.reason or "the worker gave no reason"))
-        self._turns.requeue(left[blamed:])
+        self._turns.requeue(again)
 
     def _free(self, key: str, errand: Errand, now: float) -> None:
         """A worker is at something that nobody waits for: free it, or at least let it begin nothing else."""
@@ -284,9 +291,10 @@ class Packing(Passing):
         self._drain(key, errand)  # it may have gone on meanwhile
         if key in self._out and errand.stuck:
             self.grid.cancel([key])
-            del self._out[key]
-            self._settle(errand, reused=False)
-            self._turns.requeue(errand.left())
+            self._drain(key, errand)  # what it had finished just before
+            if self._out.pop(key, None) is not None:
+                self._settle(errand, reused=False)
+                self._turns.requeue(errand.left())
 
     def _share_out(self, now: float) -> None:
         """Let the worker with the most before it give half of that to those who have nothing."""
@@ -296,10 +304,10 @@ class Packing(Passing):
 
     def _settle(self, errand: Errand, reused: bool) -> None:
         """A bundle is over; its ledger serves another one unless a worker may still write there."""
-        for task in errand.sent:
-            self._library.release(task.borrowed)
-            task.borrowed = []
+        self._library.release(errand.borrowed)
+        errand.borrowed = []
         if errand.ledger is not None and reused and len(self._idle) < 2 * self._workers:
             self._idle.append(errand.ledger)
         elif errand.ledger is not None:
+            errand.ledger.limit(0)
             errand.ledger.close()

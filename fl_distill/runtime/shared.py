@@ -97,12 +97,12 @@ class Address:
         return cls(_machine(), os.getpid(), descriptor, (about.st_dev, about.st_ino))
 
 
-def borrowed(address: Address, *, writable: bool) -> Region | None:
+def reached(address: Address, *, writable: bool) -> Region | None:
     """Another process's anonymous file; None where it is out of reach, or is not the one that was meant."""
     key = address, writable
-    if key in _borrowed:
-        _borrowed[key] = _borrowed.pop(key)  # the last to be dropped
-        return _borrowed[key]
+    if key in _reached:
+        _reached[key] = _reached.pop(key)  # the last to be dropped
+        return _reached[key]
     path = f"/proc/{address.process}/fd/{address.descriptor}"
     try:
         about = os.stat(path)
@@ -110,16 +110,20 @@ def borrowed(address: Address, *, writable: bool) -> Region | None:
         if address.machine != _machine() or not same:
             return None
         found = os.open(path, os.O_RDWR if writable else os.O_RDONLY)
+        about = os.fstat(found)
+        if (about.st_dev, about.st_ino) != address.file:  # another one by now
+            os.close(found)
+            return None
     except OSError:
         return None
-    while len(_borrowed) >= _MOST_BORROWED:
-        _borrowed.pop(next(iter(_borrowed))).close()
-    _borrowed[key] = Region(found, writable=writable)
-    return _borrowed[key]
+    while len(_reached) >= _MOST_REACHED:
+        _reached.pop(next(iter(_reached))).close()
+    _reached[key] = Region(found, writable=writable)
+    return _reached[key]
 
 
-_borrowed: dict[tuple[Address, bool], Region] = {}
-_MOST_BORROWED = 64
+_reached: dict[tuple[Address, bool], Region] = {}
+_MOST_REACHED = 64
 
 
 def _machine() -> str:

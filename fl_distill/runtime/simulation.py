@@ -28,7 +28,7 @@ def simulate(client_app: ClientApp, serve: Serve[T], *, nodes: int, runtime: Run
     `check` raises once the engine is gone, so that nothing waits for replies that cannot come. What `serve` raises is
     raised here again, in the thread that called.
     """
-    workers = _start_ray(runtime, debug)
+    workers = min(nodes, _start_ray(runtime, debug))
     from flwr.simulation import run_simulation
 
     results: list[T] = []

@@ -59,6 +59,10 @@ class Turns:
         if reply is not None and not task.expired:
             self._inbox.deliver(task, reply)
         task.done = True
+        task.content, task.buffers = b"", []
+        if len(self._deadlines) > 2 * len(self._behind) + 64:
+            self._deadlines = [entry for entry in self._deadlines if not entry[2].done]
+            heapq.heapify(self._deadlines)
         if behind := self._behind[task.node]:
             self._ready.append(behind.popleft())
         else:
