@@ -17,7 +17,8 @@ def seed_torch(seed: int, device: str = "cpu") -> None:
     # if it is ever used: a millisecond a call, and a note that stays.
     torch.default_generator.manual_seed(seed)
     if (kind := torch.device(device).type) != "cpu":
-        torch.get_device_module(kind).manual_seed_all(seed)
+        module = torch.get_device_module(kind)
+        getattr(module, "manual_seed_all", module.manual_seed)(seed)  # Apple's has but one device
 
 
 def generator(seed: int, *labels: str | int) -> torch.Generator:

@@ -555,3 +555,14 @@ def test_impossible_sums_are_refused() -> None:
     for codes, senders, fault in ((256, 1, "code 0 is 256"), (1021, 4, "expected 0 to 1020"), (0, 5, "5 senders")):
         with pytest.raises(BadUpdate, match=fault):
             ring.restore_sum(np.array([codes], np.uint16), senders, step)
+
+
+def test_the_largest_rotation_goes_round_and_a_larger_one_is_refused() -> None:
+    x = torch.randn(150_000, generator=torch.Generator().manual_seed(0))
+    about = About(((len(x),),), 3)
+    coded = chain("rotate131072 lloydmax4")
+    assert coded is not None
+    back = coded.coder.decode(coded.coder.encode(x, about), about)
+    assert float((back - x).square().sum() / x.square().sum()) < 0.011
+    with pytest.raises(ValueError, match="rotate has blocks of a power of 2 from 64 to 131072"):
+        chain("rotate262144 lloydmax1")

@@ -105,6 +105,8 @@ def test_a_fixed_number_of_steps_replaces_epochs() -> None:
 def test_the_learning_rate_decays_from_round_to_round() -> None:
     assert [Settings(lr=0.8, lr_decay=0.5).in_round(t).lr for t in (1, 2, 4)] == [0.8, 0.4, 0.1]
     assert Settings(lr=0.3).in_round(100).lr == 0.3
+    assert 0 < Settings(lr=0.3, lr_decay=0.1).in_round(1000).lr < 1e-20
+    assert Settings(lr=0.3, lr_decay=0.5).in_round(0).lr == 0.3
 
 
 @pytest.mark.parametrize("purpose", ["train", "study"])

@@ -22,7 +22,6 @@ from .blocks import power
 from .buffers import room
 from .coder import About, Bytes, Coder, Transform
 from .counter import signs
-from .packing import TILE
 from .scales import LARGEST
 
 # A product with 16 columns and passes over the rest take half the time of two products with 64.
@@ -37,7 +36,7 @@ class Rotate(Transform):
     word = "rotate"
 
     def __init__(self, inner: Coder, block: int = 4096) -> None:
-        require((power(block, 64, TILE), f"rotate has blocks of a power of 2 from 64 to {TILE}, not {block!r}"))
+        require((power(block, 64, _TILE), f"rotate has blocks of a power of 2 from 64 to {_TILE}, not {block!r}"))
         super().__init__(inner)
         self.block = block
 

@@ -1,7 +1,7 @@
 """Numbers that belong to many others, such as a block's scale, in front of those others' codes.
 
 As bfloat16, the upper half of a float32, where it is the block's largest number that asks for them: rounded up, so that
-nothing is clipped, by less than 1 part in 127, as much more as the error may be. As float32 where the decoded mean
+nothing is clipped, by less than 1/128, as much more as the error may be. As float32 where the decoded mean
 depends on them. All little-endian.
 """
 

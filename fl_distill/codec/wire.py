@@ -177,7 +177,7 @@ def unpack(
         if not least <= len(payload) <= most:
             raise BadUpdate(f"field coded has {len(payload)} bytes, expected {least} to {most}")
         return head, _take(data, by, plan, head.seed, held)
-    except ValueError as error:  # a codec that cannot be of such tensors
+    except (ValueError, RuntimeError) as error:  # a codec that cannot be of such tensors
         raise BadUpdate(f"field coded: {str(error)[:300]}") from error
 
 

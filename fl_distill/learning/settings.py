@@ -7,6 +7,8 @@ from ..checks import number, positive, require, whole
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
 SCHEDULES = ("constant", "cosine")
+LEAST_LR = 1e-30
+"""Below it nothing moves; a rate of 0 would be no setting."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,9 @@ class Settings:
 
     def in_round(self, number: int) -> "Settings":
         """The settings of this round, counted from 1: the learning rate has decayed."""
-        return replace(self, lr=self.lr * self.lr_decay ** (number - 1)) if self.lr_decay != 1 else self
+        if self.lr_decay == 1:
+            return self
+        return replace(self, lr=max(self.lr * self.lr_decay ** max(0, number - 1), LEAST_LR))
 
     def planned_steps(self, examples: int, work: float = 1.0) -> int:
         """Batches to train on: `steps`, or `epochs` passes; `work` in (0, 1] is the part that gets done."""
