@@ -369,8 +369,8 @@ def test_a_process_ends_although_its_children_hold_its_output(
     assert capsys.readouterr().out == "said\n"
 
 
-def test_what_a_process_says_at_its_end_is_held_for_better_words(capsys: pytest.CaptureFixture[str]) -> None:
-    end = "\x1b[91mERROR \x1b[0m:     Exit Code: 305"
+@pytest.mark.parametrize("end", ["\x1b[91mERROR \x1b[0m:     Exit Code: 305", "2026-11-21 23:07:23,616 Exit Code: 305"])
+def test_what_a_process_says_at_its_end_is_held_for_better_words(capsys: pytest.CaptureFixture[str], end: str) -> None:
     child = f"print('working: Exit Code: 1'); print({end!r}); print('why'); raise SystemExit(49)"
     ended = supervise([sys.executable, "-u", "-c", child], dict(os.environ), site.FLOWERS_END)
     assert ended == Ended(49, False, ("working: Exit Code: 1", end, "why"), (end, "why"))

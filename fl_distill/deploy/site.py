@@ -17,8 +17,8 @@ CRASHED_S = 90.0
 LOOK_S = 5.0
 """Seconds between two looks at the clock."""
 NOT_ADMITTED, SIGNATURE, SILENT = "does not admit", "refuses key", "timed out"
-FLOWERS_END = r"ERROR\s*:\s*Exit Code: \d"
-"""How Flower's own words about its end begin: they are shown where this site has none. Ours begin with a time."""
+FLOWERS_END = r"(ERROR\s*:|[-\d]+ [:,\d]+)\s*Exit Code: \d"
+"""How Flower's own words about its end begin, and no others: they are shown where this site has none."""
 _YAML = """\
 # This site's own settings; whoever runs the federation cannot change them. Made by `fl-distill site new`.
 name: {name}
