@@ -19,12 +19,12 @@ from hypothesis import strategies as st
 from fl_distill.asked import Passing
 from fl_distill.runtime import bundle, flower_private, frames, packing, shared
 from fl_distill.runtime.balance import Balance
-from fl_distill.runtime.carrier import FIRST_NODE, carrier
+from fl_distill.runtime.carrier import carrier
 from fl_distill.runtime.ledger import Reader, Unwanted, Writer
 from fl_distill.runtime.packing import Packing
 from fl_distill.runtime.process_grid import ProcessGrid
 from fl_distill.runtime.shared import Address, Library, Region
-from fl_distill.runtime.tasks import States, Task
+from fl_distill.runtime.tasks import FIRST_NODE, States, Task
 
 from .test_process_grid import (  # noqa: F401  the same promises
     app,

@@ -45,15 +45,15 @@ def _show(process: subprocess.Popen[str], last: deque[str], until: str | None, h
     with process.stdout as lines:
         for line in lines:
             last.append(line.rstrip("\n"))
-            if held or (until is not None and re.match(until, _bare(line))):
+            if held or (until is not None and re.match(until, bare(line))):
                 held.append(last[-1])
             else:
                 print(line, end="", flush=True)
 
 
-def _bare(line: str) -> str:
-    """A line without colours."""
-    return re.sub(r"\x1b\[[0-9;]*m", "", line)
+def bare(text: str) -> str:
+    """A text without colours."""
+    return re.sub(r"\x1b\[[0-9;]*m", "", text)
 
 
 def supervise(command: Sequence[str], variables: dict[str, str], until: str | None = None) -> Ended:

@@ -1,6 +1,5 @@
 """A site's side: a folder with its key and its own settings, and the process that serves the federation."""
 
-import re
 import sys
 import time
 from pathlib import Path
@@ -129,7 +128,7 @@ def explained(ended: processes.Ended, site: Site) -> str | None:
     """A sentence for a refusal that ended the working process, if there was one."""
     if ended.told or ended.code < 0:
         return None
-    text = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(ended.last))
+    text = processes.bare("\n".join(ended.last))
     mark = keys.fingerprint(keys.public_of(site.key))
     if "[code: 2004]" in text or "Failed to activate SuperNode" in text:
         return (

@@ -8,11 +8,10 @@ from flwr.clientapp import ClientApp
 from .bundle import Bundle, Order, Unreachable, entries_as_records, entry
 from .flower_private import NO_REPLY
 from .ledger import Unwanted
-from .tasks import late_in_queue
+from .tasks import FIRST_NODE, late_in_queue
 from .worker import Job, answer, seed_globally
 
 KIND = f"{MessageType.TRAIN}.bundle"
-FIRST_NODE = 1001
 UNREACHABLE = 1008
 """Error code of a worker that cannot reach the server's memory."""
 

@@ -143,7 +143,7 @@ def fetch(head: Message, tree: Any, pull: Callable[[str], bytes], lone: str) -> 
     A message that holds one record with an entry `lone` and nothing else is known by its head and that record.
     """
     ids, contents = [node.object_id for node in iterate_object_tree(tree)], {}
-    if len(ids) == 3 and len(tree.children) == len(tree.children[0].children) == 1:
+    if len(ids) == _ENVELOPE and len(tree.children) == len(tree.children[0].children) == 1:
         contents = objects(ids[:1], pull)
         record = _inflated(ids[0], contents)
         if isinstance(record, ConfigRecord) and lone in record:

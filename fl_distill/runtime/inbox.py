@@ -2,7 +2,7 @@
 
 import time
 import uuid
-from collections.abc import Set
+from collections.abc import Callable, Iterable, Set
 
 from flwr.app import Message
 
@@ -11,6 +11,23 @@ from .tasks import Task
 
 _KEEP_S = 60.0
 _SWEEP_S = 1.0
+
+
+def exchanged(
+    push: Callable[[Iterable[Message]], list[str]],
+    pull: Callable[[Set[str]], list[Message]],
+    messages: Iterable[Message],
+    timeout: float | None,
+) -> list[Message]:
+    """Push, then pull until all replies are there or time is out; replies in the messages' order."""
+    ids = push(messages)
+    until = time.monotonic() + (float("inf") if timeout is None else timeout)
+    waiting, replies = set(ids), {}
+    while waiting and time.monotonic() < until:
+        for reply in pull(waiting):
+            waiting.discard(reply.metadata.reply_to_message_id)
+            replies[reply.metadata.reply_to_message_id] = reply
+    return [replies[key] for key in ids if key in replies]
 
 
 class Inbox:

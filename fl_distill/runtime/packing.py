@@ -22,13 +22,13 @@ from ..seeds import derive
 from . import frames
 from .balance import Balance
 from .bundle import Answer, entries_of, pack, read_entry
-from .carrier import FIRST_NODE, KIND, UNREACHABLE
+from .carrier import KIND, UNREACHABLE
 from .errand import Errand
 from .flower_private import APP_CRASHED, UNAVAILABLE, stamp
-from .inbox import Inbox
+from .inbox import Inbox, exchanged
 from .ledger import Reader
 from .shared import Library, keep_freed_memory
-from .tasks import States, Task, check_instruction
+from .tasks import FIRST_NODE, States, Task, check_instruction
 from .turns import Turns
 
 PULL_S = 0.05
@@ -110,14 +110,7 @@ class Packing(Passing):
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
         """Push, then pull until all replies are there or time is out; replies in the messages' order."""
-        ids = self.push_messages(messages)
-        until = time.monotonic() + (float("inf") if timeout is None else timeout)
-        waiting, replies = set(ids), {}
-        while waiting and time.monotonic() < until:
-            for reply in self.pull_messages(waiting):
-                waiting.discard(reply.metadata.reply_to_message_id)
-                replies[reply.metadata.reply_to_message_id] = reply
-        return [replies[key] for key in ids if key in replies]
+        return exchanged(self.push_messages, self.pull_messages, messages, timeout)
 
     def cancel(self, message_ids: Iterable[str]) -> None:
         """Nobody waits for these messages: no reply will come.
@@ -235,8 +228,6 @@ class Packing(Passing):
             for entry in errand.ledger.entries() if errand.ledger is not None else ():
                 self._take(errand, read_entry(*entry))
         except frames.FrameError as error:
-            if errand.ledger is not None:
-                errand.ledger.limit(0)
             self._out.pop(key, None)
             self._blame(errand, Error(APP_CRASHED, f"the worker's answer cannot be read: {error}"))
             self._settle(errand, reused=False)

@@ -18,11 +18,10 @@ from ..seeds import derive
 from . import frames
 from .crew import Crew
 from .flower_private import UNAVAILABLE, Run, compose, empty_run, identity, stamp
-from .inbox import Inbox
-from .tasks import States, Task, check_instruction
+from .inbox import Inbox, exchanged
+from .tasks import FIRST_NODE, States, Task, check_instruction
 from .worker import Job, answer, seeded
 
-FIRST_NODE = 1001
 PULL_S = 0.05
 """How long a pull waits for the first reply, so that a caller's loop needs no pause of its own."""
 
@@ -156,14 +155,7 @@ class ProcessGrid(Grid):
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
         """Push, then pull until all replies are there or time is out; replies in the messages' order."""
-        ids = self.push_messages(messages)
-        until = time.monotonic() + (float("inf") if timeout is None else timeout)
-        waiting, replies = set(ids), {}
-        while waiting and time.monotonic() < until:
-            for reply in self.pull_messages(waiting):
-                waiting.discard(reply.metadata.reply_to_message_id)
-                replies[reply.metadata.reply_to_message_id] = reply
-        return [replies[key] for key in ids if key in replies]
+        return exchanged(self.push_messages, self.pull_messages, messages, timeout)
 
     # -------------------------------------------------------------- inside
 

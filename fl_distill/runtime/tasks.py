@@ -12,6 +12,9 @@ from . import frames
 from .flower_private import compose
 from .shared import Item
 
+FIRST_NODE = 1001
+"""Number of the first of a grid's nodes; the others follow, in the order of their partitions."""
+
 
 @dataclass(slots=True, eq=False)
 class Task:
