@@ -19,7 +19,7 @@ from fl_distill.runtime.superlink import Connection
 
 from .conftest import ROOT
 from .deployed import NGINX, Running, bad_clock, kill_all, ours, rows, started, until, workers
-from .forwarder import Forwarder
+from .relay import Forwarder
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 TASK = ("strategy=fedavg", "model=mlp", "sites=3", "evaluate.sites_every=0", "local.epochs=20")

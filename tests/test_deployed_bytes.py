@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
 from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
@@ -17,6 +16,7 @@ import pytest
 
 from .conftest import ROOT
 from .deployed import free_port, listens, started, until
+from .relay import Relay
 
 SITES, ROUNDS = 2, 3
 BIN = Path(sys.executable).parent
@@ -29,54 +29,24 @@ OVERRIDES = (
 AROUND = 4_000
 
 
-class Proxy:
+class Proxy(Relay):
     """Hands HTTP/1.1 on between its own port and another one, and counts the bytes of bodies by path and direction."""
 
     def __init__(self, target: int) -> None:
+        super().__init__(target)
         self.up: Counter[str] = Counter()
         self.down: Counter[str] = Counter()
-        self.port = 0
-        self._target, self._loop, self._ready = target, asyncio.new_event_loop(), threading.Event()
-        self._thread = threading.Thread(target=self._run)
 
-    def __enter__(self) -> "Proxy":
-        self._thread.start()
-        assert self._ready.wait(10)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(10)
-
-    def _run(self) -> None:
-        self._loop.run_until_complete(self._serve())
-        self._loop.close()
-
-    async def _serve(self) -> None:
-        self._stop = asyncio.Event()
-        server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
-        self.port = server.sockets[0].getsockname()[1]
-        self._ready.set()
-        await self._stop.wait()
-        server.close()
-        others = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in others:
-            task.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
-
-    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            there, back = await asyncio.open_connection("127.0.0.1", self._target)
-        except OSError:
-            writer.close()
-            return
+    async def _connected(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        there: asyncio.StreamReader,
+        back: asyncio.StreamWriter,
+    ) -> None:
         paths: deque[str] = deque()  # of requests whose response is still to come
         asked, answered = Bodies(self.up, paths, requests=True), Bodies(self.down, paths, requests=False)
-        try:
-            await asyncio.gather(_pass(reader, back, asked), _pass(there, writer, answered))
-        finally:
-            for end in (writer, back):
-                end.close()
+        await asyncio.gather(_pass(reader, back, asked), _pass(there, writer, answered))
 
 
 async def _pass(source: asyncio.StreamReader, to: asyncio.StreamWriter, bodies: "Bodies") -> None:
