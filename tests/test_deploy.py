@@ -7,7 +7,6 @@ import socket
 import ssl
 import stat
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -24,8 +23,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from cryptography.x509.verification import PolicyBuilder, Store
 
 from fl_distill import cli
-from fl_distill.deploy import certificates, federation, keys, probe, processes, proxy, site, sites
-from fl_distill.deploy.processes import Ended, supervise
+from fl_distill.deploy import certificates, federation, keys, probe, proxy, site, sites
 from fl_distill.deploy.settings import read_federation, read_site
 from fl_distill.errors import ConfigError, FlDistillError
 from fl_distill.policy import read
@@ -357,46 +355,21 @@ def test_a_federation_that_is_down_is_waited_for(fed: Path) -> None:
     assert "nothing answers at" in waiting[0]
 
 
-def test_a_process_ends_although_its_children_hold_its_output(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(processes, "SHOWN_S", 0.3)
-    child = "import subprocess, sys; print('said'); sys.stdout.flush(); subprocess.Popen(['sleep', '1.5']); sys.exit(7)"
-    before = {*threading.enumerate()}
-    assert supervise([sys.executable, "-c", child], dict(os.environ)) == Ended(7, False, ("said",))
-    (reading,) = {*threading.enumerate()} - before  # a child's child still holds the pipe
-    reading.join(10)
-    assert capsys.readouterr().out == "said\n"
+def test_a_handshake_that_is_cut_off_is_waited_for(fed: Path) -> None:
+    """As where a proxy restarts."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
 
+        def cut() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(4096)
 
-@pytest.mark.parametrize("end", ["\x1b[91mERROR \x1b[0m:     Exit Code: 305", "2026-11-21 23:07:23,616 Exit Code: 305"])
-def test_what_a_process_says_at_its_end_is_held_for_better_words(capsys: pytest.CaptureFixture[str], end: str) -> None:
-    child = f"print('working: Exit Code: 1'); print({end!r}); print('why'); raise SystemExit(49)"
-    ended = supervise([sys.executable, "-u", "-c", child], dict(os.environ), site.FLOWERS_END)
-    assert ended == Ended(49, False, ("working: Exit Code: 1", end, "why"), (end, "why"))
-    assert capsys.readouterr().out == "working: Exit Code: 1\n"
-
-
-TIMED_OUT = "Failed to initialize the connection to the SuperLink. _ssl.c:989: The handshake operation timed out"
-
-
-@pytest.mark.parametrize(
-    ("ends", "said"),
-    [
-        ([Ended(1, False, (TIMED_OUT,)), Ended(0, True, ())], "does not answer: trying again in 0 s"),
-        ([Ended(-9, False, ()), Ended(0, True, ())], "was killed by signal 9: starting another"),
-        ([Ended(3, False, ("x",), ("Exit Code: 9", "unknown"))], "Exit Code: 9\nunknown"),
-    ],
-)
-def test_a_site_goes_on_where_waiting_helps(
-    ends: list[Ended], said: str, mercy: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    left = iter(ends)
-    monkeypatch.setattr(site, "LOOK_S", 0.0)
-    monkeypatch.setattr(processes, "supervise", lambda *_: next(left))
-    assert site._supervised(read_site(mercy)) == (0 if ends[-1].told else ends[-1].code)
-    assert said in capsys.readouterr().out
-    assert not list(left)
+        thread = threading.Thread(target=cut)
+        thread.start()
+        refused, waiting = probe.refusals(f"127.0.0.1:{listener.getsockname()[1]}", fed / "ca.pem")
+        thread.join(5)
+    assert refused == []
+    assert "ended the handshake" in waiting[0]
 
 
 # ------------------------------------------------------------ files for other programs

@@ -11,7 +11,9 @@ from typing import Any
 from flwr.app import Message
 
 from .envelope import KEY
-from .flower_private import Gone, Line, Lost, connected, fetch, objects
+from .flower_line import Line, connected
+from .flower_private import Gone, Lost, fetch, objects
+from .patience import Reasons
 
 SETTLED_S = 10.0
 """Seconds without another message after which the last one is confirmed by itself."""
@@ -101,7 +103,7 @@ class Link:
 
 
 @contextmanager
-def linked(address: str, ca: Path | None, key: Path | None) -> Iterator[Link]:
-    """See `flower_private.connected`."""
-    with connected(address, ca, key) as line:
+def linked(address: str, ca: Path | None, key: Path | None, reasons: Reasons) -> Iterator[Link]:
+    """See `flower_line.connected`."""
+    with connected(address, ca, key, reasons) as line:
         yield Link(line)
