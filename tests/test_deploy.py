@@ -1,5 +1,6 @@
 """Folders of a federation and of a site: keys, certificates, units, and refusals before anything starts."""
 
+import json
 import os
 import re
 import shutil
@@ -8,7 +9,9 @@ import ssl
 import stat
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from importlib.util import find_spec
@@ -176,7 +179,31 @@ def test_a_key_is_shown_before_it_is_admitted_and_compared_where_asked(
 def test_commands_say_that_no_superlink_runs(fed: Path, mercy: Path) -> None:
     with pytest.raises(FlDistillError, match="no SuperLink runs on 127.0.0.1.*federation start"):
         sites.register(fed, mercy / "key.pub", "mercy")
+    assert (fed / "sites.json").read_text(encoding="utf-8") == "{}\n"
+
+
+def test_a_list_of_sites_that_is_gone_is_not_begun_anew_by_itself(fed: Path, mercy: Path) -> None:
+    (fed / "sites.json").unlink()
+    with pytest.raises(ConfigError, match=r"sites\.json cannot be read .* restore it"):
+        sites.register(fed, mercy / "key.pub", "mercy")
     assert not (fed / "sites.json").exists()
+
+
+def test_two_who_change_the_list_of_sites_at_once_lose_nothing(
+    fed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow(at: object, verb: str, *arguments: str) -> dict[str, str]:
+        time.sleep(0.2)
+        return {"node-id": arguments[-1][-1]}
+
+    monkeypatch.setattr(sites, "_flwr", slow)
+    names = [f"site-{number}" for number in range(4)]
+    for name in names:
+        site.new(tmp_path / name, name, "fl.example.org:9092", fed / "ca.pem")
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda name: sites.register(fed, tmp_path / name / "key.pub", name), names))
+    known = json.loads((fed / "sites.json").read_text(encoding="utf-8"))
+    assert {name: entry["node_id"] for name, entry in known.items()} == {name: name[-1] for name in names}
 
 
 # ------------------------------------------------------------ before a start
