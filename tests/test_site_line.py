@@ -103,7 +103,7 @@ class Place:
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
-    monkeypatch.setattr(flower_line, "growing", lambda: iter(lambda: 0.02, None))
+    monkeypatch.setattr(flower_line, "growing", lambda *_: iter(lambda: 0.02, None))
     found = Place(tmp_path)
     yield found
     for link in found.running:

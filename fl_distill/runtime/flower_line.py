@@ -47,6 +47,9 @@ from .faults import Away, NotAdmitted, fault
 from .flower_private import ENVELOPE, Run, stamp
 from .patience import Reasons, growing
 
+AGAIN_S = 0.1
+"""The first pause after a request that failed: most often the other side has closed an idle connection."""
+
 Asked = TypeVar("Asked")
 Answer = TypeVar("Answer")
 
@@ -123,7 +126,7 @@ def _private(path: Path) -> EllipticCurvePrivateKey:
 
 
 def _patiently(reasons: Reasons, over: Event, call: Callable[[Asked], Answer], request: Asked) -> Answer:
-    pauses = growing()
+    pauses = growing(AGAIN_S)
     while True:
         try:
             answer = call(request)
