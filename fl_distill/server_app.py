@@ -92,6 +92,7 @@ class _Server:
             seed=e.seed,
             weights=self._strategy.has_server_model,
             changes=self._strategy.changes,
+            rows=self._strategy.rows,
             name_of=lambda node: self._roster.sender(node).name,
         )
         self._checkpoints = Checkpoints(place.folder / "checkpoints", e.checkpoint.keep)
