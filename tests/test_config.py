@@ -108,6 +108,7 @@ def test_impossible_values_come_together() -> None:
         (["local={lrr: 1}"], "local.lrr: no such setting; did you mean 'local.lr'"),
         (["per_site={site-1: {lrr: 1}}"], "per_site.site-1.lrr: no such setting; did you mean 'lr'?"),
         (["codec.up=itn8"], "codec: up: there is no codec or step 'itn8', did you mean 'int8'?"),
+        (["codec.down=foo"], "codec: down: there is no codec or step 'foo', there are fp16, bf16, int8"),
         (["strategy=cfd", "codec.up=int8"], "codec.up has no effect with strategy=cfd: the strategy packs its own"),
         (["strategy=cfd", "codec.down=int8"], "soft labels (bits_down is 1; 16 or 32 leave them to a codec)"),
         (["strategy=local", "codec.sites.site-1=int8"], "codec.sites.site-1 has no effect with strategy=local: sites"),

@@ -10,7 +10,7 @@ from ..targets import close
 # A step exists once it is imported.
 from . import classes, codebook, floats, lloydmax, low_rank, ring, rotate, sign, sparse, step, uniform, zstd  # noqa: F401
 from .coder import Coder, Entropy, Grid, Transform, words
-from .presets import PRESETS
+from .presets import PRESETS, STEPS
 
 NONE = "none"
 _WORD = re.compile(r"([a-z][a-z_]*)((?:\d{1,9}(?:\.\d{1,15})?)(?:x\d{1,9}(?:\.\d{1,15})?)*)?")
@@ -76,8 +76,11 @@ def _class(part: str) -> type[Coder]:
         return known[found[1]]
     if part in PRESETS:
         raise ValueError(f"{part!r} is a preset, which stands alone; it means {PRESETS[part]!r}: write those steps")
-    names = sorted({*PRESETS, *SOURCES, *known})
-    meant = close(part, names) or close(found[1] if found else part, names)
+    if part == NONE:
+        raise ValueError(f"{NONE!r} stands alone: nothing is coded")
+    steps = STEPS | {word: word for word in known if word not in STEPS}
+    names = list(dict.fromkeys([*PRESETS, *SOURCES, *steps.values(), NONE]))
+    meant = close(part, names) or [steps[word] for word in close(found[1] if found else part, steps)]
     hint = f"did you mean {' or '.join(map(repr, meant))}?" if meant else f"there are {', '.join(names)}"
     raise ValueError(f"there is no codec or step {part!r}; {hint}")
 

@@ -17,3 +17,23 @@ PRESETS = {
     "mixed": "delta residual keep uniform4x64",
     "ring": "delta ring8x16",
 }
+
+STEPS = {
+    "rotate": "rotate",
+    "top": "top0.01",
+    "lowrank": "lowrank2",
+    "float": "float16",
+    "bfloat": "bfloat16",
+    "uniform": "uniform8x64",
+    "stochastic": "stochastic8x64",
+    "dither": "dither8x64",
+    "nf": "nf4x64",
+    "lloydmax": "lloydmax2",
+    "leastmax": "leastmax2",
+    "step": "step0.5",
+    "sign": "sign",
+    "ring": "ring8x16",
+    "classes": "classes3",
+    "zstd": "zstd1",
+}
+"""How each step's word is written, for example; in the order of the table in `docs/codecs.md`."""
