@@ -35,10 +35,12 @@ class WeightedMean:
         self.count += 1
 
     def result(self) -> dict[str, Tensor]:
-        """The mean so far; raises ValueError when nothing was added."""
+        """The mean, made of the sums in place: afterwards nothing was added. Raises ValueError when nothing was."""
         if not self.count:
             raise ValueError("the mean of no sites does not exist")
-        return {name: _narrow(t.div(self.weight), self._dtypes[name]) for name, t in self._sums.items()}
+        sums, dtypes, weight = self._sums, self._dtypes, self.weight
+        self._sums, self._dtypes, self.weight, self.count = {}, {}, 0.0, 0
+        return {name: _narrow(sums.pop(name).div_(weight), dtype) for name, dtype in dtypes.items()}
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:

@@ -1,0 +1,117 @@
+"""Average replies of an 11.2-million-parameter model: speed and memory, beside Flower's FedAvg.
+
+    python scripts/bench/aggregation.py --replies 10 50 200
+
+Every number is of a process of its own. GB/s are of the replies' float32 numbers, which lie in memory as messages (at
+most 20 different ones in turn, more than any cache holds). Memory is the peak above what was there before, the replies
+among it, in models.
+"""
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from torch import Tensor
+
+from fl_distill.runtime.flower_private import identity
+
+DISTINCT = 20
+Aggregate = Callable[[Iterable[Message]], object]
+
+
+def model(seed: int) -> dict[str, Tensor]:
+    """Tensors of the shapes of a ResNet-18's for ten classes."""
+    draw = torch.Generator().manual_seed(seed)
+    shapes: list[tuple[int, ...]] = [(64, 3, 7, 7), (10, 512), (10,)]
+    for before, width, count in ((64, 64, 4), (64, 128, 3), (128, 256, 3), (256, 512, 3)):
+        shapes += [(width, width, 3, 3)] * count + [(width,)] * 10
+        shapes += [] if before == width else [(width, before, 3, 3), (width, before, 1, 1)]
+    return {f"tensor-{at}": torch.randn(shape, generator=draw) for at, shape in enumerate(shapes)}
+
+
+class Nodes:
+    """All that a strategy asks of a grid to make its messages."""
+
+    def get_node_ids(self) -> list[int]:
+        return [1]
+
+
+def ours() -> Aggregate:
+    from fl_distill.codec import encode
+    from fl_distill.strategies import FedAvg
+
+    strategy = FedAvg()
+    strategy.configure_train(1, encode(model(0)), ConfigRecord(), Nodes())  # type: ignore[arg-type]
+    return lambda replies: strategy.aggregate_train(1, replies)[0]
+
+
+def stock() -> Aggregate:
+    from flwr.serverapp.strategy import FedAvg
+
+    strategy = FedAvg(fraction_evaluate=0.0)
+    return lambda replies: strategy.aggregate_train(1, replies)[0]
+
+
+CASES = {"fl-distill": ours, "flower": stock}
+
+
+def replies(count: int, record: Callable[[int], ArrayRecord]) -> Iterator[Message]:
+    for at in range(count):
+        asked = Message(RecordDict(), at + 1, "train")
+        asked.metadata.__dict__["_message_id"] = str(at)
+        metrics = MetricRecord({"num-examples": 10 + at % 7, "train-loss": 0.1})
+        yield Message(RecordDict({"arrays": record(at), "metrics": metrics}), reply_to=asked)
+
+
+def measured(case: str, count: int, reps: int, threads: int) -> dict[str, float]:
+    """Seconds are medians; all replies are there before the clock starts."""
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(threads)
+    size = sum(tensor.numel() * 4 for tensor in model(0).values())
+    held = [ArrayRecord.from_torch_state_dict(model(at)) for at in range(min(count, DISTINCT))]
+    messages = list(replies(count, lambda at: held[at % DISTINCT]))
+    aggregate, before, seconds = CASES[case](), resident(), []
+    for _ in range(reps):
+        began = time.perf_counter()
+        aggregate(messages)
+        seconds.append(time.perf_counter() - began)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {"speed": count * size / statistics.median(seconds) / 1e9, "models": (peak - before) / size}
+
+
+def resident() -> int:
+    with open("/proc/self/statm", encoding="ascii") as file:
+        return int(file.read().split()[1]) * resource.getpagesize()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--replies", type=int, nargs="+", default=[10, 50, 200])
+    parser.add_argument("--reps", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--one", nargs=2, metavar=("CASE", "COUNT"), help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.one:
+        with identity(1):
+            print(json.dumps(measured(asked.one[0], int(asked.one[1]), asked.reps, asked.threads)))
+        return
+    print("| replies | | GB/s | memory, models |\n|---|---|---|---|")
+    for count in asked.replies:
+        for case in CASES:
+            one = [sys.executable, __file__, "--one", case, str(count)]
+            how = [f"--reps={asked.reps}", f"--threads={asked.threads}"]
+            done = subprocess.run([*one, *how], capture_output=True, text=True, check=True)
+            found = json.loads(done.stdout.splitlines()[-1])
+            print(f"| {count} | {case} | {found['speed']:.1f} | {found['models']:.1f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
