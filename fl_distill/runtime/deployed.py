@@ -4,11 +4,11 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import final
 
-from flwr.app import Message, Metadata
+from flwr.app import Message
 from flwr.serverapp import Grid
 
 from ..asked import Passing
-from .envelope import KEY
+from .arrivals import Arrivals
 from .flower_private import Desk
 from .pace import Pace
 
@@ -21,10 +21,7 @@ class Deployed(Passing):
 
     def __init__(self, grid: Grid, desk: Desk, sleep: Callable[[float], None] = time.sleep) -> None:
         super().__init__(grid)
-        self._desk, self._sleep, self._pace = desk, sleep, Pace(_QUICK, _SLOW, _SLOW, _SHARE)
-        self._last: dict[int, Metadata] = {}
-        """By node: a reply of which not everything may have arrived yet, so that it cannot be confirmed."""
-        self._done: list[Metadata] = []
+        self._arrivals, self._sleep, self._pace = Arrivals(desk), sleep, Pace(_QUICK, _SLOW, _SLOW, _SHARE)
         self._pause = 0.0
 
     @staticmethod
@@ -35,7 +32,9 @@ class Deployed(Passing):
 
     def push_messages(self, messages: Iterable[Message]) -> Sequence[str]:
         """Hand on; replies are expected from now on."""
+        messages = list(messages)
         pushed = list(self.grid.push_messages(messages))
+        self._arrivals.expect(pushed, messages)
         self._pace.expect()
         self._pause = self._pace.pause()
         return pushed
@@ -43,29 +42,13 @@ class Deployed(Passing):
     def pull_messages(self, message_ids: Iterable[str]) -> Sequence[Message]:
         """The replies that are there after a pause."""
         self._sleep(self._pause)
-        before = time.monotonic()
-        found = self._desk.heads(message_ids)
+        before, wanted = time.monotonic(), list(message_ids)
+        news = self._arrivals.look(wanted)
         took = time.monotonic() - before
-        if found:
+        replies = self._arrivals.take(wanted)
+        if news or replies:
             self._pace.came()
         else:
-            self._confirm()
-        replies = [self._fetched(head, tree) for head, tree in found]
-        self._pause = 0.0 if found else self._pace.pause(took)
+            self._arrivals.settle()
+        self._pause = 0.0 if replies else self._pace.pause(took)
         return replies
-
-    def _fetched(self, head: Message, tree: object) -> Message:
-        reply, unasked = self._desk.fetch(head, tree, KEY)
-        if unasked:
-            # A site that has sent another reply has sent this one to its end.
-            if (earlier := self._last.pop(head.metadata.src_node_id, None)) is not None:
-                self._done.append(earlier)
-            self._last[head.metadata.src_node_id] = head.metadata
-        else:
-            self._desk.confirm(head.metadata)
-        return reply
-
-    def _confirm(self) -> None:
-        """Nothing is there to be fetched: time to say what was."""
-        while self._done:
-            self._desk.confirm(self._done.pop())

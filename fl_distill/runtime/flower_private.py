@@ -39,9 +39,12 @@ __all__ = [
     "APP_CRASHED",
     "NO_REPLY",
     "RAISED",
+    "SUPERLINK",
     "UNAVAILABLE",
+    "Damaged",
     "Desk",
     "Gone",
+    "Late",
     "Line",
     "Lost",
     "Run",
@@ -60,6 +63,8 @@ RAISED: int = ErrorCode.CLIENT_APP_RAISED_EXCEPTION
 APP_CRASHED: int = ErrorCode.CLIENT_APP_CRASHED
 NO_REPLY: int = ErrorCode.REPLY_MESSAGE_UNAVAILABLE
 UNAVAILABLE: int = ErrorCode.NODE_UNAVAILABLE
+SUPERLINK: int = SUPERLINK_NODE_ID
+"""Sender of errors that no node sent."""
 
 _TASK_ID = 1
 _claims = 0
@@ -127,6 +132,13 @@ Lost = ObjectPullError
 """Raised where what was announced did not arrive."""
 
 
+class Late(Lost):
+    """What was announced did not arrive so far, and may still be on its way."""
+
+    def __init__(self) -> None:
+        Exception.__init__(self, "it has not arrived so far")
+
+
 class Damaged(Exception):
     """What arrived is no message."""
 
@@ -137,18 +149,20 @@ _AGAIN_S, _AGAIN_CAP_S = 0.05, 1.0
 """Pauses before an object is asked for again whose sender is still sending it; Flower begins with a second."""
 
 
-def fetch(head: Message, tree: Any, pull: Callable[[str], bytes], lone: str) -> tuple[Message, list[str]]:
+def fetch(
+    head: Message, tree: Any, pull: Callable[[str], bytes], lone: str, *, patient: bool = True
+) -> tuple[Message, list[str]]:
     """The message whose objects are those of `tree`, and the ids of those that there was no need to ask for.
 
     A message that holds one record with an entry `lone` and nothing else is known by its head and that record.
     """
     ids, contents = [node.object_id for node in iterate_object_tree(tree)], {}
     if len(ids) == _ENVELOPE and len(tree.children) == len(tree.children[0].children) == 1:
-        contents = objects(ids[:1], pull)
+        contents = objects(ids[:1], pull, patient=patient)
         record = _inflated(ids[0], contents)
         if isinstance(record, ConfigRecord) and lone in record:
             return compose(head.metadata, RecordDict({lone: record})), ids[1:]
-    contents |= objects([object_id for object_id in ids if object_id not in contents], pull)
+    contents |= objects([object_id for object_id in ids if object_id not in contents], pull, patient=patient)
     whole = _inflated(tree.object_id, contents)
     if not isinstance(whole, Message):
         raise Damaged(f"it is a {type(whole).__name__}")
@@ -164,9 +178,26 @@ def _inflated(object_id: str, contents: dict[str, bytes]) -> object:
 
 
 def objects(ids: list[str], pull: Callable[[str], bytes], *, patient: bool = True) -> dict[str, bytes]:
-    """What the objects of these ids hold; waits for those that are still on their way, or raises `Lost`."""
+    """What the objects of these ids hold; raises `Lost` where one will not come.
+
+    Waits for those that are still on their way, or raises `Late`.
+    """
+    refused: list[str] = []
+
+    def asked(object_id: str) -> bytes:
+        try:
+            return pull(object_id)
+        except Lost:
+            refused.append(object_id)
+            raise
+
     tries = None if patient else 1
-    return pull_objects(ids, pull, max_tries_per_object=tries, initial_backoff=_AGAIN_S, backoff_cap=_AGAIN_CAP_S)
+    try:
+        return pull_objects(ids, asked, max_tries_per_object=tries, initial_backoff=_AGAIN_S, backoff_cap=_AGAIN_CAP_S)
+    except Lost:
+        if refused:
+            raise
+        raise Late from None
 
 
 @dataclass(frozen=True)
@@ -241,17 +272,9 @@ class Desk:
         heads = map(message_from_proto, found.messages_list)
         return list(zip(heads, found.message_object_trees, strict=True))
 
-    def fetch(self, head: Message, tree: Any, lone: str) -> tuple[Message, list[str]]:
-        """See `fetch`; an error where the sender did not get to the end."""
-        run = head.metadata.run_id
-        pull = make_pull_object_fn_protobuf(self._grid._runtime_client.PullObject, self._node, run)
-        try:
-            return fetch(head, tree, pull, lone)
-        except Lost as error:
-            reason = f"its answer did not arrive as a whole: {error}"
-        except Damaged as error:
-            reason = f"its answer is damaged: {error}"
-        return compose(head.metadata, Error(ErrorCode.MESSAGE_UNAVAILABLE, reason)), []
+    def pull(self, run: int, object_id: str) -> bytes:
+        """One object of a reply."""
+        return make_pull_object_fn_protobuf(self._grid._runtime_client.PullObject, self._node, run)(object_id)
 
     def confirm(self, reply: Metadata) -> None:
         """The SuperLink need not keep a reply's objects any more."""
