@@ -142,6 +142,14 @@ def test_an_answer_of_another_node_is_dropped(sender: int, caplog: pytest.LogCap
     assert "pull" not in store.calls
 
 
+def test_a_reply_cannot_say_that_it_is_anothers() -> None:
+    store, grid, _ = asked({5: WHOLE, 6: WHOLE})
+    (head, _), (_, tree) = store.waiting
+    store.waiting = [(head, tree)]  # the objects are those of node 6's reply
+    (reply,) = grid.pull_messages(WANTED)
+    assert (senders([reply]), reply.metadata.reply_to_message_id) == ([5], "to 5")
+
+
 def by(sender: int, head: Message) -> Message:
     """A reply with another sender."""
     fields = {key.lstrip("_"): value for key, value in vars(head.metadata).items()}
