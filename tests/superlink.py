@@ -9,6 +9,12 @@ from flwr.supercore.inflatable.inflatable_utils import ObjectUnavailableError
 from fl_distill.runtime.flower_private import Gone, Lost, stamp
 
 
+def sent_by(node: int, message: Message) -> Message:
+    """The same message in the name of another node."""
+    message.metadata.__dict__["_src_node_id"] = node
+    return message
+
+
 class Store:
     """Stands for a SuperLink as a site's line and a ServerApp's desk see it: messages, and objects that may be late."""
 

@@ -13,7 +13,8 @@ from flwr.app.message import remove_content_from_message
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
 from flwr.common.serde import message_to_proto
 from flwr.proto.message_pb2 import PullObjectResponse
-from flwr.proto.runtime_pb2 import PullAppMessagesResponse
+from flwr.proto.node_pb2 import NodeInfo
+from flwr.proto.runtime_pb2 import GetNodesResponse, PullAppMessagesResponse
 from flwr.serverapp import Grid
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
 from flwr.supercore.inflatable.inflatable_utils import ObjectUnavailableError
@@ -205,6 +206,9 @@ class Client:
             object_found=data is not None, object_available=bool(data), object_content=data or b""
         )
 
+    def GetNodes(self, request: Any) -> GetNodesResponse:  # noqa: N802
+        return GetNodesResponse(nodes=[NodeInfo(node_id=1001, last_activated_at="12:30")])
+
     def ConfirmMessageReceived(self, request: Any) -> None:  # noqa: N802
         self.confirmed = request.message_object_id
 
@@ -235,6 +239,7 @@ def test_replies_are_fetched_over_the_connection_of_flowers_own_grid() -> None:
     with pytest.raises(private.Lost) as never:
         private.fetch(head, tree, pull, "only")
     assert not isinstance(never.value, private.Late), MOVED + "PullObject no longer says what will never come."
+    assert desk.connections() == {1001: "12:30"}, MOVED + "HttpGrid.get_nodes"
     assert private.Desk.of(None) is None  # type: ignore[arg-type]
 
 

@@ -3,7 +3,6 @@
 import logging
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDict
@@ -11,9 +10,9 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDic
 from fl_distill.collect import Collector
 from fl_distill.runtime.deployed import Deployed
 from fl_distill.runtime.envelope import opened, sealed
-from fl_distill.runtime.flower_private import SUPERLINK, compose, identity, stamp
+from fl_distill.runtime.flower_private import SUPERLINK, identity, stamp
 
-from .superlink import Store
+from .superlink import Store, sent_by
 
 CONTENT = RecordDict({"config": ConfigRecord({"a": 1})})
 WHOLE = RecordDict({"arrays": ArrayRecord({"w": Array("u1", (2,), "x", b"ab")}), "config": ConfigRecord({"a": 1})})
@@ -135,7 +134,7 @@ def test_nothing_is_kept_of_a_reply_whose_sender_has_gone_on() -> None:
 @pytest.mark.parametrize("sender", [6, SUPERLINK])
 def test_an_answer_of_another_node_is_dropped(sender: int, caplog: pytest.LogCaptureFixture) -> None:
     store, grid, _ = asked({5: sealed(CONTENT)})
-    store.waiting = [(by(sender, head), tree) for head, tree in store.waiting]
+    sent_by(sender, store.waiting[0][0])
     with caplog.at_level(logging.WARNING):
         assert grid.pull_messages(["to 5"]) == []
     assert "what node 5 was asked: its answer is dropped" in caplog.text
@@ -150,19 +149,24 @@ def test_a_reply_cannot_say_that_it_is_anothers() -> None:
     assert (senders([reply]), reply.metadata.reply_to_message_id) == ([5], "to 5")
 
 
-def by(sender: int, head: Message) -> Message:
-    """A reply with another sender."""
-    fields = {key.lstrip("_"): value for key, value in vars(head.metadata).items()}
-    fields.pop("delivered_at", None)
-    return compose(type(head.metadata)(**{**fields, "src_node_id": sender}), head.content)
+def test_a_question_is_looked_for_at_once_and_makes_no_rhythm() -> None:
+    """A round is not to wait for an answer that may come any time."""
+    store, slept = Store(), list[float]()
+    grid = Deployed(Pushing(store, {}), store, slept.append)  # type: ignore[arg-type]
+    (work,) = grid.push_messages([Message(RecordDict(), 5, "train")])
+    assert grid.pull_messages([work]) == []
+    (question,) = grid.push_messages([Message(RecordDict(), 5, "query", group_id="roll-call")])
+    assert grid.pull_messages([question]) == []
+    assert slept[0] >= 0.05
+    assert slept[1] == 0.0
+    assert grid.pull_messages([question]) == []
+    assert slept[2] >= 0.05, "now somebody waits"
 
 
 def test_the_superlink_may_say_that_there_is_no_answer() -> None:
     store, grid, _ = asked({})
     question = Message(RecordDict(), 5, "train")
     stamp(question, "to 5")
-    reply = store.add(Message(Error(5, "gone"), reply_to=question))
-    said: Any = reply.metadata.__dict__
-    said["_src_node_id"] = SUPERLINK
+    sent_by(SUPERLINK, store.add(Message(Error(5, "gone"), reply_to=question)))
     (found,) = grid.pull_messages(["to 5"])
     assert found.error.reason == "gone"

@@ -6,12 +6,14 @@ from typing import Any
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 
+from fl_distill.asked import Asked, connections
 from fl_distill.runtime import link as link_module
 from fl_distill.runtime.deployed import Deployed
-from fl_distill.runtime.envelope import opened, sealed
+from fl_distill.runtime.envelope import Sealing, opened, sealed
 from fl_distill.runtime.flower_private import identity, stamp
 from fl_distill.runtime.link import Link
 
+from .nodes import Nodes
 from .superlink import Store
 
 CONTENT = RecordDict({"config": ConfigRecord({"a": 1}), "arrays": ArrayRecord({"w": Array("u1", (2,), "x", b"ab")})})
@@ -135,6 +137,24 @@ def test_a_plain_reply_is_confirmed_at_once() -> None:
     (found,) = Deployed(None, store).pull_messages(["1"])  # type: ignore[arg-type]
     assert found.content == CONTENT
     assert store.calls[-1] == f"confirm {reply.metadata.message_id}"
+
+
+def test_who_connected_anew_is_known_through_everything_that_stands_before_the_superlink() -> None:
+    nodes = Nodes(5, 6)
+    whole = Sealing(Deployed(None, nodes))  # type: ignore[arg-type]
+    assert connections(whole) == {5: "first", 6: "first"}
+    nodes.there[6] = "second"
+    assert connections(Asked(whole, [6])) == {6: "second"}
+    assert connections(Unknowing(nodes)) == {5: "", 6: ""}
+
+
+class Unknowing(Nodes):
+    """As Flower's own grids."""
+
+    def __init__(self, nodes: Nodes) -> None:
+        super().__init__(*nodes.there)
+
+    connections = None  # type: ignore[assignment]
 
 
 def test_a_grid_that_flower_did_not_make_stays_as_it_is() -> None:

@@ -266,6 +266,10 @@ class Desk:
         """That of a ServerApp which a SuperLink started."""
         return Desk(grid) if isinstance(grid, HttpGrid) else None
 
+    def connections(self) -> dict[int, str]:
+        """The nodes that are online, and since when."""
+        return {node.node_id: node.last_activated_at for node in self._grid.get_nodes()}
+
     def heads(self, message_ids: Iterable[str]) -> list[tuple[Message, Any]]:
         """The heads of replies that nobody was handed yet, each with the tree of its objects."""
         found = self._grid._runtime_client.PullMessages(PullAppMessagesRequest(message_ids=message_ids))
