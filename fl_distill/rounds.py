@@ -42,6 +42,9 @@ class Progress:
     logged: int = 0
     """The last round whose row was written."""
     last: Row | None = None
+    """The last row with scores."""
+    failures: Mapping[str, str] = field(default_factory=dict)
+    """Of the last row that was written, with scores or without."""
 
 
 @dataclass(frozen=True)
@@ -249,7 +252,7 @@ class Rounds:
     def _close(self, progress: Progress, row: Row) -> None:
         for key in progress.totals:
             progress.totals[key] += row[key]
-        progress.logged = row["round"]
+        progress.logged, progress.failures = row["round"], row["failures"]
         if progress.last is None or _scored(row):
             progress.last = row
         accuracy = row["validation_accuracy"]
