@@ -13,6 +13,9 @@ from .flower_private import NO_REPLY, SUPERLINK, Damaged, Desk, Late, Lost, comp
 
 log = logging.getLogger("fl_distill.server")
 
+CLOSE_S, AGAIN_S = 0.2, 0.03
+"""For how long, and how often, the rest of a reply is looked for that follows its head closely, as it should."""
+
 
 @dataclass(frozen=True)
 class _Asked:
@@ -25,6 +28,7 @@ class _Asked:
 class _Coming:
     head: Message
     tree: Any
+    since: float
     until: float
     have: dict[str, bytes] = field(default_factory=dict)
     """What has arrived."""
@@ -65,13 +69,18 @@ class Arrivals:
             self._give_up(head.metadata.src_node_id, wanted)
             number = head.metadata.reply_to_message_id
             asked = self._asked.get(number)
-            self._coming[number] = _Coming(head, tree, asked.until if asked else now + head.metadata.ttl)
+            self._coming[number] = _Coming(head, tree, now, asked.until if asked else now + head.metadata.ttl)
         return bool(found)
 
     def take(self, wanted: Collection[str]) -> list[Message]:
         """The replies to messages of these numbers that are complete, or never will be."""
-        tried = [self._tried(number, found) for number, found in list(self._coming.items()) if number in wanted]
-        return [reply for reply in tried if reply is not None]
+        while True:
+            coming = [(number, found) for number, found in self._coming.items() if number in wanted]
+            tried = [self._tried(number, found) for number, found in coming]
+            done = [reply for reply in tried if reply is not None]
+            if done or not any(time.monotonic() < found.since + CLOSE_S for _, found in coming):
+                return done
+            time.sleep(AGAIN_S)
 
     def settle(self) -> None:
         """Say what was fetched, so that the SuperLink need not keep it: when there is nothing better to do."""
