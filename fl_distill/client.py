@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ from torch import Tensor, nn
 
 from .data.types import Site, Split
 from .errors import BadUpdate
-from .learning import Score, Settings, Term, Trained, evaluate, fit
+from .learning import Lesson, Score, Settings, Term, Trained, evaluate, fit, fit_together, proximal, trainable
 from .learning.fit import Augment
 from .learning.losses import Loss
+from .meeting import together
 from .quantize import quantize_
 from .seeds import derive, generator, seed_torch
 from .store import SiteStore
@@ -78,6 +80,8 @@ class Client:
     """The fewest examples that may stand behind a score, or behind a class's mean, which leaves."""
     most_epochs: float | None = None
     """The most passes over anything in one round; None for no limit."""
+    together: bool = False
+    """Whether this site's model trains with those of other sites, as one stack."""
     precision: str | None = None
     """At which what arrives is run (see `fl_distill.quantize`); None: as it arrived."""
 
@@ -126,25 +130,44 @@ class Client:
         loss: Loss = F.cross_entropy,
         terms: Sequence[Term] = (),
     ) -> Scalars:
-        """One round of local training on the site's own examples (or `data`, the same examples with other targets)."""
-        # Dropout draws from torch's global generator: give it this site's and round's stream.
-        seed_torch(derive(self.seed, "dropout", self.site.name, task.round), self.settings.device)
-        order = generator(self.seed, "fit", self.site.name, task.round)
-        done = fit(
-            model or self.model,
-            data or self.site.train,
-            self.settings.in_round(task.round),
-            order,
-            loss=loss,
-            terms=terms,
-            augment=self.augment,
-            work=task.work,
-            precision=self.precision or "full",
-        )
+        """One round of local training on the site's own examples (or `data`, the same examples with other targets).
+
+        With `task.mu` FedProx's proximal term is added. Other sites may train at the same time: what was read of the
+        process's one model before is not there any more, only this site's new weights.
+        """
+        plain = model is None and data is None and loss is F.cross_entropy and not terms
+        if self.together and plain:
+            done = self._train_together(task)
+        else:
+            done = self._train_alone(task, data or self.site.train, model or self.model, loss, terms)
         metrics: Scalars = {"num-examples": done.examples, "train-loss": done.loss, "steps": done.steps}
         if task.weigh_by_validation and self._many(self.site.validation):
             metrics["trained-validation-accuracy"] = self.score(self.site.validation).accuracy
         return {**metrics, "work": task.work}
+
+    def _train_alone(self, task: Task, data: Split, model: nn.Module, loss: Loss, terms: Sequence[Term]) -> Trained:
+        # Dropout draws from torch's global generator: give it this site's and round's stream.
+        seed_torch(derive(self.seed, "dropout", self.site.name, task.round), self.settings.device)
+        return fit(
+            model,
+            data,
+            self.settings.in_round(task.round),
+            self.stream("fit", task),
+            loss=loss,
+            terms=[*terms, *([proximal(task.mu, trainable(model))] if task.mu else [])],
+            augment=self.augment,
+            work=task.work,
+            precision=self.precision or "full",
+        )
+
+    def _train_together(self, task: Task) -> Trained:
+        settings = self.settings.in_round(task.round)
+        weights = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+        lesson = Lesson(weights, self.site.train, self.stream("fit", task), task.work, self.augment)
+        train = partial(fit_together, self.model, settings=settings, mu=task.mu)
+        done = together((id(self.model), settings, task.mu), lesson, train)
+        self.load(weights)
+        return done.checked(settings)
 
     def study(
         self, task: Task, purpose: str, data: Split, epochs: float, loss: Loss, model: nn.Module | None = None
@@ -197,7 +220,7 @@ class Client:
         if not task.alone:
             return {}
         self.recall(task, "alone")
-        self.train(replace(task, weigh_by_validation=False))
+        self.train(replace(task, weigh_by_validation=False, mu=0.0))
         self.keep(task, "alone")
         if not task.score or self.shared_test is None:
             return {}

@@ -125,6 +125,7 @@ def _client(place: Workplace, index: int) -> Client:
         shared_test=place.federation.test,
         augment=place.federation.augment or None,
         public_set=place.federation.public if place.uses_public else None,
+        together=place.together[index],
         precision=e.quantized_model,
         least=place.policy.min_examples if place.policy else 1,
         most_epochs=place.limits.epochs,

@@ -75,7 +75,7 @@ def orders(context: Context) -> Orders:
     folder = Path(str(context.run_config["folder"]))
     said = json.loads((folder / ORDERS).read_text(encoding="utf-8"))
     job = job_text(said["config"], folder, server_of(said["config"]))
-    return Orders(job, bool(said["resume"]), partial(nodes, Path(said["sites"])) if said.get("sites") else dict)
+    return Orders(job, bool(said["resume"]), partial(nodes, Path(said["sites"])) if said.get("sites") else None)
 
 
 def server_of(config: Mapping[str, Any]) -> str | None:

@@ -1,6 +1,9 @@
 """Files that are locked while a process lives, however it ends."""
 
 import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
@@ -25,3 +28,12 @@ def is_locked(path: Path) -> bool:
         except BlockingIOError:
             return True
     return False
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Be the only one who changes the file at `path`, which may be replaced meanwhile; waits for who was first."""
+    handle = os.open(path.with_name(f".{path.name}.lock"), os.O_RDWR | os.O_CREAT, 0o600)
+    with os.fdopen(handle, "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -17,6 +17,7 @@ from .codec import Schema, decode, encode, record_bytes, records_of, schema_of
 from .codec.budget import pack_within
 from .codec.chain import Chain, chain
 from .codec.frame import Head
+from .codec.nearest import within
 from .codec.wire import KEY, codes_anything, is_packed, unpack
 from .errors import BadUpdate
 from .store import SiteStore
@@ -124,6 +125,7 @@ class _Site:
 
     def __init__(self, orders: Mapping[str, Any], memory: Memory) -> None:
         self._orders, self._memory = orders, memory
+        self._rows = {key[5:]: str(kind) for key, kind in orders.items() if key.startswith("rows/")}
         self._received: dict[str, ArrayRecord] = {}
         self._seconds = {"decode-s": 0.0, "encode-s": 0.0}
 
@@ -135,7 +137,7 @@ class _Site:
         for key, record in records_of(message.content, ArrayRecord).items():
             if is_packed(record):
                 head, tensors = unpack(record[KEY].data, partial(self._base, key))
-                records[key] = encode(tensors)
+                records[key] = encode(within(tensors, self._rows))
                 if self._orders["remember"]:
                     self._remember(key, head, tensors)
         message.content = RecordDict(records)

@@ -48,7 +48,7 @@ class Roster:
         classes: tuple[str, ...],
         public: str = "",
         models: Collection[str] | None = None,
-        registered: Registered = dict,
+        registered: Registered = None,
     ) -> None:
         self._grid, self._collector, self._classes = grid, collector, classes
         self._public, self._models, self._registered = public, models, registered

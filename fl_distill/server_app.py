@@ -51,12 +51,12 @@ def serve(
     poll_s: float = 0.05,
     resume: bool = False,
     relay: bool = False,
-    registered: Registered = dict,
+    registered: Registered = None,
 ) -> Summary:
     """Run a job to its end on a grid; returns what `summary.json` holds.
 
     With `relay` another process shows what happens: it goes to a file instead of the console. `registered` says which
-    node may bear which name.
+    node may bear which name; without it a name is that of the first who takes it.
 
     Raises `RunStopped` when the run cannot go on, after everything was saved, and whatever `check_stop` raises.
     """
@@ -92,6 +92,7 @@ class _Server:
             seed=e.seed,
             weights=self._strategy.has_server_model,
             changes=self._strategy.changes,
+            rows=self._strategy.rows,
             name_of=lambda node: self._roster.sender(node).name,
         )
         self._checkpoints = Checkpoints(place.folder / "checkpoints", e.checkpoint.keep)

@@ -16,12 +16,16 @@ from .data.federate import federate
 from .data.participant import alone, form_of
 from .data.types import Federation, Site
 from .errors import ConfigError
+from .learning import Settings, can_be_stacked, pays
 from .models.build import build, faults
 from .policy import Limits, Policy
 from .roster import RESERVED
 from .seeds import derive
 from .strategies import SiteStrategy
 from .targets import call, nearest
+
+MANY = 16
+"""Sites of an experiment from which on it is tried to train them together."""
 
 
 def job_text(
@@ -98,7 +102,7 @@ class Workplace:
     def renew(self) -> None:
         """Forget the data if a file of theirs has changed since they were read."""
         if "federation" in self.__dict__ and self._files != self._state_of_files():
-            for name in ("federation", "public_fingerprint"):
+            for name in ("federation", "public_fingerprint", "together"):
                 self.__dict__.pop(name, None)
             for kept in (self._sites, self._models, self._initial):
                 kept.clear()
@@ -163,6 +167,27 @@ class Workplace:
         if (name, device) not in self._models:
             self._models[name, device] = self.fresh_model(name).to(device)
         return self._models[name, device]
+
+    @cached_property
+    def together(self) -> list[bool]:
+        """Of each site, whether its training may be part of a stack (see `learning.together`).
+
+        The configuration alone decides, so that a run's results depend neither on workers nor on the runtime.
+        """
+        known: dict[tuple[str, Settings], bool] = {}
+        found = []
+        for index, site in enumerate(self.federation.names):
+            key = self.model_name(index), self.experiment.settings(site)
+            if key not in known:
+                known[key] = self._may_be_stacked(*key)
+            found.append(known[key])
+        return found
+
+    def _may_be_stacked(self, name: str, settings: Settings) -> bool:
+        model, wanted = self.model(name), settings.together
+        if wanted is None:
+            wanted = self.sites >= MANY and pays(model, self.federation.input_shape, settings)
+        return wanted and self.experiment.quantized_model is None and can_be_stacked(model, settings)
 
     def initial(self, name: str) -> dict[str, Tensor]:
         """The weights of an untrained model of this name; not to be changed."""

@@ -75,6 +75,11 @@ class SiteStrategy(Strategy, ABC):
         return self._combine.models(arrays)
 
     @property
+    def rows(self) -> Mapping[str, str]:
+        """See `Combiner.rows`."""
+        return self._combine.rows
+
+    @property
     def idle_ways(self) -> Mapping[str, str]:
         """Ways, `up` or `down`, in which a codec finds nothing to shorten -> why."""
         return self._combine.idle_ways

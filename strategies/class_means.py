@@ -1,5 +1,6 @@
 """The server's half of FD and FedProto: means over the sites that hold a class, never over those that do not."""
 
+from collections.abc import Mapping
 from typing import final
 
 import torch
@@ -7,6 +8,7 @@ from flwr.app import ArrayRecord, RecordDict
 from torch import Tensor
 
 from ..codec import Form, decode, encode, schema_of
+from ..codec.nearest import SIMPLEX
 from ..errors import BadUpdate
 from ..knowledge import leave_one_out, masked_mean
 from .combiner import Combiner, Facts, Sender, check_probabilities, record_of
@@ -34,6 +36,11 @@ class ClassMeans(Combiner):
         """Know how many classes there are."""
         if facts.classes:
             self._form = Form((facts.classes, self._width or facts.classes), self._dtype)
+
+    @property
+    def rows(self) -> Mapping[str, str]:
+        """Mean probabilities are probabilities."""
+        return dict.fromkeys(("means", "targets"), SIMPLEX) if self._exchange == "probabilities" else {}
 
     def begin(self, sent: ArrayRecord, number: int) -> None:
         """Forget the round before, but for what nobody will speak of."""

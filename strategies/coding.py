@@ -11,6 +11,7 @@ from torch import Tensor
 from ..codec import Schema, decode, encode, records_of, schema_of
 from ..codec.frame import Head
 from ..codec.layout import numbers_in
+from ..codec.nearest import within
 from ..codec.ways import Codecs, Way
 from ..codec.wire import KEY, codes_anything, is_packed, unpack
 from ..errors import BadUpdate, ConfigError
@@ -35,7 +36,7 @@ class Coding:
     reply was used.
 
     `weights`: whether models travel; knowledge has no base, and is coded as it is. `changes`: records of replies that
-    are changes themselves, such as gradients. `name_of` gives the name under which a node is known.
+    are changes themselves, such as gradients. `rows`: tensors whose rows lie in a set (see `codec.nearest`). `name_of` gives the name under which a node is known.
     """
 
     def __init__(
@@ -45,10 +46,11 @@ class Coding:
         seed: int = 0,
         weights: bool = True,
         changes: Sequence[str] = (),
+        rows: Mapping[str, str] | None = None,
         name_of: Callable[[int], str] = str,
     ) -> None:
         self._codecs, self._seed, self._weights, self._changes = codecs, seed, weights, tuple(changes)
-        self._name_of = name_of
+        self._name_of, self._rows = name_of, dict(rows or {})
         self._holdings = Holdings()
         self._outbox = Outbox(codecs, seed, weights, self._holdings)
         self._afforded = False
@@ -131,6 +133,7 @@ class Coding:
             "full": self._codecs.full,
             "weights": self._weights,
             "changes": list(self._changes),
+            **{f"rows/{tensor}": kind for tensor, kind in self._rows.items()},
             "remember": bool(remember and self._weights and down is not None and down.delta),
             "used": self._holdings.last_used(name),
             "needed-from": needed_from,
@@ -152,7 +155,7 @@ class Coding:
                 limit = room if expected is None else max(room, numbers_in(expected))
                 _, tensors = unpack(record[KEY].data, self._base, expected, limit)
                 room -= 0 if expected is not None else sum(tensor.numel() for tensor in tensors.values())
-                records[key] = encode(tensors)
+                records[key] = encode(within(tensors, self._rows))
             elif expected is not None and self._codes_changes(name) and schema_of(record) == expected:
                 self.plain.add(name)
         reply.content = RecordDict(records)

@@ -83,6 +83,14 @@ class Combiner(ABC):
         """Ways, `up` or `down`, in which no floating numbers travel that a codec could shorten -> what does instead."""
         return {}
 
+    @property
+    def rows(self) -> Mapping[str, str]:
+        """Tensors of either way whose rows lie in a convex set, where a codec would move them out -> the set.
+
+        See `codec.nearest`.
+        """
+        return {}
+
     def notes(self) -> Mapping[str, float]:
         """Numbers about the last round's knowledge, such as `agreement`."""
         return {}

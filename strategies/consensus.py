@@ -8,6 +8,7 @@ from flwr.app import ArrayRecord, RecordDict
 from torch import Tensor
 
 from ..codec import Form, decode, encode, schema_of, simplex
+from ..codec.nearest import BALL, SIMPLEX
 from ..errors import BadUpdate
 from ..knowledge import Mean, Rule
 from ..knowledge.agreement import describe
@@ -68,6 +69,12 @@ class Consensus(Combiner):
         elif talk.bits_down < 16 and not (self._answers and self._transfer):
             ways["down"] = _packed("bits_down", talk.bits_down)
         return ways
+
+    @property
+    def rows(self) -> Mapping[str, str]:
+        """What sites say and hear where it is probabilities, and inner layers' maps."""
+        maps = dict.fromkeys(_SHOWN, BALL)
+        return maps | dict.fromkeys(("said", "consensus"), SIMPLEX) if self._talk.probabilities else maps
 
     # ------------------------------------------------------------ a round
 

@@ -37,7 +37,8 @@ class Quantized(Strategy):
         codecs = Codecs(way(up), way(down), full, sites or {})
         weights = bool(getattr(strategy, "has_server_model", True))
         changes = getattr(strategy, "changes", ())
-        self.coding = Coding(codecs, seed=seed, weights=weights, changes=changes)
+        rows = getattr(strategy, "rows", {})
+        self.coding = Coding(codecs, seed=seed, weights=weights, changes=changes, rows=rows)
         self.faults: dict[int, str] = {}
 
     def configure_train(

@@ -1,5 +1,6 @@
 """Folders of a federation and of a site: keys, certificates, units, and refusals before anything starts."""
 
+import json
 import os
 import re
 import shutil
@@ -7,9 +8,10 @@ import socket
 import ssl
 import stat
 import subprocess
-import sys
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from importlib.util import find_spec
@@ -24,8 +26,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from cryptography.x509.verification import PolicyBuilder, Store
 
 from fl_distill import cli
-from fl_distill.deploy import certificates, federation, keys, probe, processes, proxy, site, sites
-from fl_distill.deploy.processes import Ended, supervise
+from fl_distill.deploy import certificates, federation, keys, probe, proxy, site, sites
 from fl_distill.deploy.settings import read_federation, read_site
 from fl_distill.errors import ConfigError, FlDistillError
 from fl_distill.policy import read
@@ -178,7 +179,31 @@ def test_a_key_is_shown_before_it_is_admitted_and_compared_where_asked(
 def test_commands_say_that_no_superlink_runs(fed: Path, mercy: Path) -> None:
     with pytest.raises(FlDistillError, match="no SuperLink runs on 127.0.0.1.*federation start"):
         sites.register(fed, mercy / "key.pub", "mercy")
+    assert (fed / "sites.json").read_text(encoding="utf-8") == "{}\n"
+
+
+def test_a_list_of_sites_that_is_gone_is_not_begun_anew_by_itself(fed: Path, mercy: Path) -> None:
+    (fed / "sites.json").unlink()
+    with pytest.raises(ConfigError, match=r"sites\.json cannot be read .* restore it"):
+        sites.register(fed, mercy / "key.pub", "mercy")
     assert not (fed / "sites.json").exists()
+
+
+def test_two_who_change_the_list_of_sites_at_once_lose_nothing(
+    fed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow(at: object, verb: str, *arguments: str) -> dict[str, str]:
+        time.sleep(0.2)
+        return {"node-id": arguments[-1][-1]}
+
+    monkeypatch.setattr(sites, "_flwr", slow)
+    names = [f"site-{number}" for number in range(4)]
+    for name in names:
+        site.new(tmp_path / name, name, "fl.example.org:9092", fed / "ca.pem")
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda name: sites.register(fed, tmp_path / name / "key.pub", name), names))
+    known = json.loads((fed / "sites.json").read_text(encoding="utf-8"))
+    assert {name: entry["node_id"] for name, entry in known.items()} == {name: name[-1] for name in names}
 
 
 # ------------------------------------------------------------ before a start
@@ -357,46 +382,21 @@ def test_a_federation_that_is_down_is_waited_for(fed: Path) -> None:
     assert "nothing answers at" in waiting[0]
 
 
-def test_a_process_ends_although_its_children_hold_its_output(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(processes, "SHOWN_S", 0.3)
-    child = "import subprocess, sys; print('said'); sys.stdout.flush(); subprocess.Popen(['sleep', '1.5']); sys.exit(7)"
-    before = {*threading.enumerate()}
-    assert supervise([sys.executable, "-c", child], dict(os.environ)) == Ended(7, False, ("said",))
-    (reading,) = {*threading.enumerate()} - before  # a child's child still holds the pipe
-    reading.join(10)
-    assert capsys.readouterr().out == "said\n"
+def test_a_handshake_that_is_cut_off_is_waited_for(fed: Path) -> None:
+    """As where a proxy restarts."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
 
+        def cut() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(4096)
 
-@pytest.mark.parametrize("end", ["\x1b[91mERROR \x1b[0m:     Exit Code: 305", "2026-11-21 23:07:23,616 Exit Code: 305"])
-def test_what_a_process_says_at_its_end_is_held_for_better_words(capsys: pytest.CaptureFixture[str], end: str) -> None:
-    child = f"print('working: Exit Code: 1'); print({end!r}); print('why'); raise SystemExit(49)"
-    ended = supervise([sys.executable, "-u", "-c", child], dict(os.environ), site.FLOWERS_END)
-    assert ended == Ended(49, False, ("working: Exit Code: 1", end, "why"), (end, "why"))
-    assert capsys.readouterr().out == "working: Exit Code: 1\n"
-
-
-TIMED_OUT = "Failed to initialize the connection to the SuperLink. _ssl.c:989: The handshake operation timed out"
-
-
-@pytest.mark.parametrize(
-    ("ends", "said"),
-    [
-        ([Ended(1, False, (TIMED_OUT,)), Ended(0, True, ())], "does not answer: trying again in 0 s"),
-        ([Ended(-9, False, ()), Ended(0, True, ())], "was killed by signal 9: starting another"),
-        ([Ended(3, False, ("x",), ("Exit Code: 9", "unknown"))], "Exit Code: 9\nunknown"),
-    ],
-)
-def test_a_site_goes_on_where_waiting_helps(
-    ends: list[Ended], said: str, mercy: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    left = iter(ends)
-    monkeypatch.setattr(site, "LOOK_S", 0.0)
-    monkeypatch.setattr(processes, "supervise", lambda *_: next(left))
-    assert site._supervised(read_site(mercy)) == (0 if ends[-1].told else ends[-1].code)
-    assert said in capsys.readouterr().out
-    assert not list(left)
+        thread = threading.Thread(target=cut)
+        thread.start()
+        refused, waiting = probe.refusals(f"127.0.0.1:{listener.getsockname()[1]}", fed / "ca.pem")
+        thread.join(5)
+    assert refused == []
+    assert "ended the handshake" in waiting[0]
 
 
 # ------------------------------------------------------------ files for other programs

@@ -108,8 +108,10 @@ def test_a_site_comes_in_when_registered_and_only_then(running: Running, tmp_pat
         assert "is online already" in refused(mercy), "two SuperNodes joined with one key"
         sites.remove(fed, "mercy")
         assert "has no sites yet" in sites.listed(fed)[0]
-        assert node.wait(PATIENCE_S) == 1
-    assert "it was removed by the operator" in log.read_text(encoding="utf-8")
+        assert node.wait(2 * PATIENCE_S) == 1
+    said = log.read_text(encoding="utf-8")
+    assert "it was removed by the operator, or this machine's clock is wrong; trying again for 120 s" in said
+    assert said.count("does not admit mercy") == 2, "once when it began and once when it ended"
     assert not left_of(mercy), "something of the site's SuperNode still runs"
     with pytest.raises(FlDistillError, match="known to the SuperLink, of a site that was removed"):
         sites.register(fed, mercy / "key.pub", "mercy")

@@ -99,8 +99,9 @@ def test_a_cut_network_costs_a_site_its_rounds(network: Network, troubled: list[
     """Packets vanish and old connections never answer again: the others go on, the site finds its way back."""
     lost = [row["failures"]["site-1"] for row in troubled if "site-1" in row["failures"]]
     assert lost[0] == "no reply within 2 s of grace"
-    assert set(lost[1:]) == {lost[1]}
-    assert lost[1].startswith("not asked: it has not answered round"), "it would have had to work through all of them"
+    assert len(set(lost[1:])) <= 1
+    later = "not asked: it has not answered round"
+    assert all(fault.startswith(later) for fault in lost[1:]), "it would have had to work through all of them"
     assert all(well(row, "site-0") for row in troubled)
     assert "does not admit" not in network.said("far")
 
@@ -108,7 +109,9 @@ def test_a_cut_network_costs_a_site_its_rounds(network: Network, troubled: list[
 @pytest.mark.skipif(COMPILER is None, reason="a clock that goes wrong is made with a C compiler")
 def test_a_wrong_clock_is_named_and_waited_for(network: Network, troubled: list[dict[str, Any]]) -> None:
     said = network.said("late")
-    assert re.search("this machine's clock is (599|600|601) s ahead of", said)
+    found = re.search(r"this machine's clock is (\d+) s ahead of", said)
+    assert found
+    assert 595 <= int(found[1]) <= 610, "seconds pass between the two clocks"
     assert "Exit Code" not in said
     assert any("site-2" in row["failures"] for row in troubled)
 

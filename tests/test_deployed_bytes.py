@@ -177,9 +177,12 @@ NODE = """
 import sys
 from pathlib import Path
 from fl_distill.client_app import app
-from fl_distill.runtime.node import Node, serve
+from fl_distill.runtime.link import linked
+from fl_distill.runtime.node import Node
+from fl_distill.runtime.patience import Reasons
 folder = Path(sys.argv[2])
-serve(Node(app, folder / "site.yaml", folder, folder / "online"), sys.argv[1], None, None)
+with linked(sys.argv[1], None, None, Reasons(print)) as link:
+    Node(app, folder / "site.yaml", folder, folder / "online").run(link)
 """
 
 

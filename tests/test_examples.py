@@ -63,3 +63,13 @@ def test_the_hospitals_say_which_data_they_lack(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert f"{tmp_path} lacks cleveland.csv" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_the_hospitals_say_which_step_failed(tmp_path: Path) -> None:
+    for name in ("cleveland", "hungarian", "switzerland", "va"):
+        (tmp_path / f"{name}.csv").touch()
+    command = [sys.executable, str(EXAMPLES / "hospitals.py"), "--data", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert re.search("share_tables.py .* ended with exit code 2; why stands above", done.stderr)
+    assert "Traceback" not in done.stderr

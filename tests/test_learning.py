@@ -14,7 +14,7 @@ from torch.nn.utils import parameters_to_vector
 from fl_distill.client import Client, Task
 from fl_distill.data.types import Site, Split
 from fl_distill.learning import Diverged, Settings, evaluate, fit, full_gradient, predict, proximal, trainable
-from fl_distill.learning.fit import _batches
+from fl_distill.learning.fit import batches as batches_of
 from fl_distill.seeds import derive, generator
 
 
@@ -78,7 +78,7 @@ def test_divergence_is_an_error_that_says_what_to_change() -> None:
 
 @given(st.integers(1, 70), st.integers(1, 40), st.integers(1, 30), st.integers(1, 2))
 def test_batches_cover_each_pass_once(n: int, size: int, steps: int, least: int) -> None:
-    batches = list(_batches(n, size, steps, least, torch.Generator().manual_seed(0)))
+    batches = list(batches_of(n, size, steps, least, torch.Generator().manual_seed(0)))
     assert len(batches) == steps
     per_pass = math.ceil(n / size)
     for start in range(0, steps - per_pass + 1, per_pass):

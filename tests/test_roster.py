@@ -187,7 +187,7 @@ def after(roster: Roster) -> list[Member]:
     return roster.members
 
 
-def test_a_name_belongs_to_the_key_that_it_was_registered_for() -> None:
+def test_a_name_belongs_to_the_key_that_it_was_registered_for(tmp_path: Path) -> None:
     app = ClientApp()
 
     @app.query()
@@ -202,9 +202,12 @@ def test_a_name_belongs_to_the_key_that_it_was_registered_for() -> None:
     def unreadable() -> dict[str, int]:
         raise ValueError("no JSON")
 
+    def missing() -> dict[str, int]:
+        return nodes(tmp_path / "sites.json")
+
     with ProcessGrid(app, nodes=2, workers=0) as grid:
         first, second = sorted(grid.get_node_ids())
-        assert admitted(dict)[0] == [first], "without a list the first one has it"
+        assert admitted(None)[0] == [first], "without a list the first one has it"
         members, said = admitted(lambda: {"mercy": second})
         assert members == [second]
         assert said == "it calls itself 'mercy', which is registered for another key"
@@ -214,11 +217,19 @@ def test_a_name_belongs_to_the_key_that_it_was_registered_for() -> None:
         members, said = admitted(unreadable)
         assert not members
         assert "list of sites cannot be read (no JSON)" in said
+        members, said = admitted(missing)
+        assert not members
+        assert "sites.json'): restore it" in said
+        for listed in ({}, {"clinic": 1}):
+            members, said = admitted(lambda listed=listed: listed)
+            assert not members, "a name that is free is not for anyone to take"
+            assert "the operator admits it with `fl-distill federation register`" in said
 
 
 def test_the_list_is_read_as_it_is_now(tmp_path: Path) -> None:
     """A site that was removed and registered with a new key is known by it at once."""
-    assert nodes(tmp_path / "sites.json") == {}
+    with pytest.raises(FileNotFoundError):
+        nodes(tmp_path / "sites.json")
     for node in (5, 7):
         (tmp_path / "sites.json").write_text(json.dumps({"mercy": {"node_id": str(node), "key": "SHA256:x"}}))
         assert nodes(tmp_path / "sites.json") == {"mercy": node}

@@ -25,8 +25,8 @@ def run() -> Iterator[None]:
         yield
 
 
-def message(content: RecordDict, group: str = "") -> Message:
-    return Message(content, 5, "train", group_id=group)
+def message(content: RecordDict, group: str = "", ttl: float | None = None) -> Message:
+    return Message(content, 5, "train", group_id=group, ttl=ttl)
 
 
 def received(link: Link) -> Message:
@@ -93,6 +93,49 @@ def test_what_nothing_followed_is_confirmed_once_all_of_it_has_come(monkeypatch:
     store.calls.clear()
     assert link.receive(10**6, lambda head: None) is None
     assert store.calls == []
+
+
+def test_a_message_that_is_too_large_is_confirmed_once_all_of_it_has_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or the SuperLink would keep it for as long as the run lasts."""
+    monkeypatch.setattr(link_module, "SETTLED_S", 0.0)
+    monkeypatch.setattr(link_module, "AT_ONCE", 1)
+    store = Store()
+    link = Link(store)  # type: ignore[arg-type]
+    asked = store.add(message(CONTENT))
+    assert isinstance(link.receive(10, lambda head: None), tuple)
+    assert "confirm" not in " ".join(store.calls), "its sender may still send"
+    looks = 0
+    while f"confirm {asked.metadata.message_id}" not in store.calls:
+        assert link.receive(10, lambda head: None) is None
+        looks += 1
+    assert 1 < looks <= len(store.objects), "other messages are looked for in between"
+    assert store.calls.count("pull") <= len(store.objects) + 1
+
+
+def test_a_message_that_is_too_large_is_confirmed_when_the_next_was_answered() -> None:
+    store = Store()
+    link = Link(store)  # type: ignore[arg-type]
+    asked = store.add(message(CONTENT))
+    assert isinstance(link.receive(10, lambda head: None), tuple)
+    store.add(message(sealed(CONTENT)))
+    link.send(Message(RecordDict(), reply_to=received(link)), 0.0)
+    assert store.calls[-1] == f"confirm {asked.metadata.message_id}"
+
+
+def test_what_never_comes_is_not_asked_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link_module, "SETTLED_S", 0.0)
+    store = Store()
+    link = Link(store)  # type: ignore[arg-type]
+    asked = store.add(message(sealed(CONTENT), ttl=100.0))
+    store.late = {asked.metadata.message_id}
+    received(link)
+    now = link_module.time.monotonic()
+    for later, pulls in ((50.0, True), (101.0, True), (102.0, False), (500.0, False)):
+        store.calls.clear()
+        monkeypatch.setattr(link_module.time, "monotonic", lambda later=later: now + later)
+        link.receive(10**6, lambda head: None)
+        assert ("pull" in store.calls) is pulls, later
+        assert "confirm" not in " ".join(store.calls)
 
 
 def test_a_run_that_is_over_needs_no_confirmation(monkeypatch: pytest.MonkeyPatch) -> None:

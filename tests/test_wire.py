@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fl_distill.codec.chain import chain
-from fl_distill.codec.frame import Head
+from fl_distill.codec.frame import VERSION, Head
 from fl_distill.codec.layout import TINY, layout, schema_of_tensors
 from fl_distill.codec.presets import PRESETS
 from fl_distill.codec.wire import Packed, is_packed, pack, unpack
@@ -155,6 +155,8 @@ def test_a_message_needs_the_model_that_it_changes() -> None:
 def test_the_one_array_cannot_be_taken_for_numbers() -> None:
     record = coded("int8")[0].record()
     assert is_packed(record)
+    record["packed"].stype = record["packed"].stype.replace(f"/{VERSION}:", "/1:")
+    assert is_packed(record), "a message of another version is a message, which `unpack` then refuses by name"
     with pytest.raises(TypeError, match="Unsupported serialization type"):
         record["packed"].numpy()
 

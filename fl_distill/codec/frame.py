@@ -48,7 +48,8 @@ def read_head(data: bytes) -> tuple[Head, bool, int]:
     if magic != MAGIC:
         raise BadUpdate(f"field magic is {magic!r}, expected {MAGIC!r}")
     if version != VERSION:
-        raise BadUpdate(f"field version is {version}, this package reads {VERSION}")
+        same = "server and sites need the same fl-distill"
+        raise BadUpdate(f"field version is {version}, this package reads {VERSION}: {same}")
     if flags > 1 or not (flags or names):
         raise BadUpdate(f"field flags is {flags}: only a change, 1, may do without a schema")
     if names > _LARGEST_SCHEMA:

@@ -59,19 +59,18 @@ class _Normal(Blocks, ABC):
         """S for blocks y of norm sqrt(d), from <c, y> and <c, c>: (R,), (R,) -> (R,)."""
 
     def quantize(self, x: Tensor, about: About, first: int, scratch: Tensor, codes: Tensor) -> Quantized:
-        """S of x is S of y times ||x|| / sqrt(d); the error is S^2 <c, c> - 2 S <c, x> + ||x||^2."""
-        size, d = normalised(x, scratch), x.shape[1]
-        c = torch.empty_like(scratch)
+        """S of x is S of y times ||x|| / sqrt(d); the error is ||x - S c||^2."""
+        size, y, d = normalised(x, scratch), scratch, x.shape[1]
+        c, product = torch.empty_like(y), torch.empty_like(y)
         if self.bits > 2:
-            nearest_normal(scratch, self.borders, codes, c)
+            nearest_normal(y, self.borders, codes, c)
         else:
-            nearest(scratch, self.borders, codes)
+            nearest(y, self.borders, codes)
         look_up(codes.numpy(), self.levels, c)
-        cy, cc = scratch.mul_(c).sum(1), c.square_().sum(1)
+        cy, cc = torch.mul(y, c, out=product).sum(1), torch.mul(c, c, out=product).sum(1)
         factor = self.factor(cy, cc, d).double().mul_(size).nan_to_num_(0).clamp_(max=self.limit).float()
-        s = factor.double()
-        lost = s * s * cc - 2 * s * size * cy + size * size * d
-        return factor, float(lost.clamp_(min=0).sum())
+        gone = torch.linalg.vector_norm(y.sub_(c.mul_((factor / size).nan_to_num_(0).float()[:, None])), dim=1)
+        return factor, float(gone.double().mul_(size).square_().sum())
 
     def units(self, codes: Raw, about: About, first: int, out: Tensor) -> None:
         """The levels."""

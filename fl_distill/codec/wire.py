@@ -16,7 +16,7 @@ from .arrays import LARGEST, Schema, check_numbers
 from .chain import Chain, chain
 from .coder import About
 from .floats import Float16
-from .frame import LARGEST_NUMEL, Head, head_bytes, parts_of, read_head, read_schema, sealed
+from .frame import LARGEST_NUMEL, VERSION, Head, head_bytes, parts_of, read_head, read_schema, sealed
 from .layout import (
     CODED,
     HALF,
@@ -32,7 +32,8 @@ from .layout import (
     schema_of_tensors,
 )
 
-STYPE = "fl_distill.codec/2: this ClientApp needs mods=[fl_distill.mods.quantized]"
+_FAMILY = "fl_distill.codec/"
+STYPE = f"{_FAMILY}{VERSION}: this ClientApp needs mods=[fl_distill.mods.quantized]"
 """What Flower quotes, at the client and at the server, when an app without the mod takes a message for numbers."""
 KEY = "packed"
 _HALF = Float16()
@@ -105,8 +106,8 @@ class Packed:
 
 
 def is_packed(record: ArrayRecord) -> bool:
-    """Whether a record is a coded message."""
-    return KEY in record and record[KEY].stype == STYPE
+    """Whether a record is a coded message, of whatever version."""
+    return KEY in record and record[KEY].stype.startswith(_FAMILY)
 
 
 def codes_anything(schema: Schema) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..errors import ConfigError
 from ..programs import environment, program
+from ..registered import LIST
 from . import certificates, processes, proxy, units
 from .private import FOLDER, SECRET, attempt, exposed, missing, new_folder, replace, write_new
 from .settings import Federation, name_faults, port_faults, read_federation
@@ -58,6 +59,7 @@ def new(
         write_new(made / "superexec.secret", secrets.token_hex(32), SECRET)
         text = _YAML.format(name=name, hosts=", ".join(f'"{h}"' for h in hosts), port=port, inner=superlink_port)
         write_new(made / "federation.yaml", text)
+        write_new(made / LIST, "{}\n", SECRET)  # from now on a node that it does not name is nobody
         write_new(made / "nginx.conf", proxy.nginx(port, superlink_port))
         write_new(made / "superlink.service", units.superlink(made, name))
         write_new(made / "proxy.service", units.proxy(made, name))

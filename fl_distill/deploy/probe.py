@@ -14,6 +14,8 @@ TIMEOUT_S = 10.0
 CLOCK_S = 300.0
 """Flower takes a signature that is this old, and refuses one from the future."""
 FUTURE_S = 5.0
+_PLAIN = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE")
+"""What OpenSSL makes of an answer without TLS."""
 _EXPIRED, _NOT_YET, _OTHER_NAME, _OTHER_ADDRESS = 10, 9, 62, 64
 
 
@@ -28,8 +30,10 @@ def refusals(address: str, ca: Path) -> tuple[list[str], list[str]]:
         ):
             return _clock(secure, host, address), []
     except ssl.SSLCertVerificationError as error:
-        return [_certificate(error, address, ca)], []
+        return [certificate(error, address, ca)], []
     except ssl.SSLError as error:
+        if error.reason not in _PLAIN:  # cut off in the middle, as where a proxy restarts
+            return [], [f"{address} ended the handshake ({error.reason or error})"]
         return [
             f"{address} does not speak TLS ({error.reason or error}): a federation's proxy does; "
             "are host and port right, and is it https there?"
@@ -40,7 +44,8 @@ def refusals(address: str, ca: Path) -> tuple[list[str], list[str]]:
         return [], [f"nothing answers at {address} ({error.strerror or error})"]
 
 
-def _certificate(error: ssl.SSLCertVerificationError, address: str, ca: Path) -> str:
+def certificate(error: ssl.SSLCertVerificationError, address: str, ca: Path) -> str:
+    """What to do about a certificate that does not count."""
     if error.verify_code == _EXPIRED:
         return f"a certificate of {address} has expired: its operator runs `fl-distill federation renew`"
     if error.verify_code == _NOT_YET:

@@ -1,30 +1,16 @@
-"""Processes of ours in the foreground: signals, their last words, and the ports that they want."""
+"""Processes of ours in the foreground, signals to them, and the ports that they want."""
 
-import re
 import signal
 import socket
 import subprocess
 import threading
-from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import FrameType
 
-KEPT = 60
-"""Last lines of a process that are kept to explain its end."""
-SHOWN_S = 5.0
-"""For how long the last lines of a process that has ended are waited for."""
-
-
-@dataclass(frozen=True)
-class Ended:
-    """How a process ended: its exit code, whether a signal asked it to, and its last lines."""
-
-    code: int
-    told: bool
-    last: tuple[str, ...]
-    held: tuple[str, ...] = ()
-    """Those that were not shown."""
+BARRED = 3
+"""Exit code of a process of ours where another one would fare no better."""
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def port_in_use(port: int) -> list[str]:
@@ -40,54 +26,43 @@ def port_in_use(port: int) -> list[str]:
     return []
 
 
-def _show(process: subprocess.Popen[str], last: deque[str], until: str | None, held: deque[str]) -> None:
-    assert process.stdout is not None
-    with process.stdout as lines:
-        for line in lines:
-            last.append(line.rstrip("\n"))
-            if held or (until is not None and re.match(until, bare(line))):
-                held.append(last[-1])
-            else:
-                print(line, end="", flush=True)
+class Foreground:
+    """Runs commands one after the other until a signal says that it is enough; it reaches the one that runs too."""
+
+    def __init__(self) -> None:
+        self._told = threading.Event()
+        self._child: subprocess.Popen[bytes] | None = None
+
+    @property
+    def told(self) -> bool:
+        """Whether a signal asked for the end."""
+        return self._told.is_set()
+
+    def pause(self, seconds: float) -> bool:
+        """Wait, but not for longer than until the end is asked for; returns whether it is."""
+        return self._told.wait(seconds)
+
+    def run(self, command: Sequence[str], variables: Mapping[str, str]) -> int:
+        """Run a command to its end; returns its exit code."""
+        # In a session of its own a terminal's Ctrl-C arrives there once: through us.
+        self._child = subprocess.Popen(command, env=variables, stdin=subprocess.DEVNULL, start_new_session=True)
+        if self.told:
+            self._child.terminate()
+        return self._child.wait()
+
+    def _hand_on(self, number: int, _: FrameType | None) -> None:
+        self._told.set()
+        if self._child is not None:
+            self._child.send_signal(number)
 
 
-def bare(text: str) -> str:
-    """A text without colours."""
-    return re.sub(r"\x1b\[[0-9;]*m", "", text)
-
-
-def supervise(command: Sequence[str], variables: dict[str, str], until: str | None = None) -> Ended:
-    """Run a command in the foreground, handing on signals and showing its output.
-
-    From the line that begins as the pattern `until` says its output is held back: whoever called may have better words.
-    """
-    told = False
-    last: deque[str] = deque(maxlen=KEPT)
-    held: deque[str] = deque(maxlen=KEPT)
-    process = subprocess.Popen(
-        command,
-        env=variables,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        start_new_session=True,  # a terminal's Ctrl-C arrives once: through us
-    )
-
-    def hand_on(number: int, _: FrameType | None) -> None:
-        nonlocal told
-        told = True
-        process.send_signal(number)
-
-    before = {number: signal.signal(number, hand_on) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    # Flower's own children hold the other end of the pipe, and end once their parent is gone and was waited for.
-    shown = threading.Thread(target=_show, args=(process, last, until, held), daemon=True)
-    shown.start()
+@contextmanager
+def foreground() -> Iterator[Foreground]:
+    """What runs commands here, with the signals that ask for an end."""
+    found = Foreground()
+    before = {number: signal.signal(number, found._hand_on) for number in STOPS}
     try:
-        code = process.wait()
-        shown.join(SHOWN_S)
-        return Ended(code, told, tuple(last), tuple(held))
+        yield found
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

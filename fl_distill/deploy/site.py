@@ -7,17 +7,14 @@ from pathlib import Path
 from ..errors import ConfigError, FlDistillError
 from ..locks import is_locked
 from ..programs import environment
+from ..runtime.patience import growing
 from . import certificates, keys, probe, processes, units
 from .private import FOLDER, SECRET, attempt, exposed, missing, new_folder, write_new
 from .settings import Site, address_faults, name_faults, read_site
 
-CRASHED_S = 90.0
-"""For how long the SuperLink may hold a crashed process for the one that is online."""
-LOOK_S = 5.0
-"""Seconds between two looks at the clock."""
-NOT_ADMITTED, SIGNATURE, SILENT = "does not admit", "refuses key", "timed out"
-FLOWERS_END = r"(ERROR\s*:|[-\d]+ [:,\d]+)\s*Exit Code: \d"
-"""How Flower's own words about its end begin, and no others: they are shown where this site has none."""
+STEADY_S = 60.0
+"""A working process that lived for so long was a good one."""
+STOPPED = 1
 _YAML = """\
 # This site's own settings; whoever runs the federation cannot change them. Made by `fl-distill site new`.
 name: {name}
@@ -82,65 +79,30 @@ def start(folder: Path) -> int:
 
 def _supervised(site: Site) -> int:
     """Keep the working process alive; a crash costs the round that it was in."""
-    patient_until = time.monotonic() + CRASHED_S if site.online.exists() else 0.0
-    while True:
-        ended = processes.supervise(node_command(site), environment(site.home), FLOWERS_END)
-        if ended.told:
-            return 0
-        refusal = explained(ended, site)
-        if refusal is None:
-            print("\n".join(ended.held), end="\n" * bool(ended.held), flush=True)
-        if refusal and SIGNATURE in refusal and _wait_for_the_clock(site):
-            patient_until = time.monotonic() + CRASHED_S
-        elif refusal and SILENT in refusal:  # a cut network; Flower takes a handshake without an answer for the end
-            print(f"{site.address} does not answer: trying again in {LOOK_S:.0f} s", flush=True)
-            patient_until = time.monotonic() + CRASHED_S
-            time.sleep(LOOK_S)
-        elif refusal and NOT_ADMITTED in refusal and time.monotonic() < patient_until:
-            print(f"the SuperLink still holds this site for online: trying again in {LOOK_S:.0f} s", flush=True)
-            time.sleep(LOOK_S)
-        elif refusal:
-            raise FlDistillError(refusal)
-        elif ended.code < 0:
-            print(f"the working process was killed by signal {-ended.code}: starting another", flush=True)
-            patient_until = time.monotonic() + CRASHED_S
-            time.sleep(1)
-        else:
-            return ended.code
+    pauses = growing()
+    with processes.foreground() as front:
+        while True:
+            began = time.monotonic()
+            code = front.run(node_command(site), environment(site.home))
+            if front.told:
+                return 0
+            if code == processes.BARRED:  # it has said why
+                return STOPPED
+            if time.monotonic() - began > STEADY_S:
+                pauses = growing()
+            pause = next(pauses)
+            print(f"the working process {_end(code)}: starting another in {pause:.0f} s", flush=True)
+            if front.pause(pause):
+                return 0
 
 
-def _wait_for_the_clock(site: Site) -> bool:
-    """Whether a wrong clock is why signatures were refused; if so, wait until it is right."""
-    wrong, _ = probe.refusals(site.address, site.ca)
-    if wrong:
-        print(f"{wrong[0]}; this site goes on by itself when that is done", flush=True)
-    while probe.refusals(site.address, site.ca)[0]:
-        time.sleep(LOOK_S)
-    return bool(wrong)
+def _end(code: int) -> str:
+    return f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
 
 
 def node_command(site: Site) -> list[str]:
     """The process that does the work: it is what may be killed, grow too large or crash."""
     return [sys.executable, "-m", "fl_distill.deploy.process", str(site.folder)]
-
-
-def explained(ended: processes.Ended, site: Site) -> str | None:
-    """A sentence for a refusal that ended the working process, if there was one."""
-    if ended.told or ended.code < 0:
-        return None
-    text = processes.bare("\n".join(ended.last))
-    mark = keys.fingerprint(keys.public_of(site.key))
-    if "[code: 2004]" in text or "Failed to activate SuperNode" in text:
-        return (
-            f"{site.address} {NOT_ADMITTED} {site.name}: either key {mark} is not registered there (send "
-            "key.pub to the operator), or a process with this key is online already; "
-            "one that crashed counts as online for a minute"
-        )
-    if ended.code == 0:  # Flower's transport interrupts its process, silently, when a signature is refused
-        return f"{site.address} {SIGNATURE} {mark}: it was removed by the operator, or this machine's clock is wrong"
-    if "Failed to initialize the connection" in text:
-        return f"{site.address} refused the connection: {' '.join(text[text.rindex('Failed to init') :].split())}"
-    return None
 
 
 def _faults(site: Site) -> list[str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError, FlDistillError
+from ..locks import alone
 from ..programs import flwr
 from ..registered import LIST, entries
 from . import keys, processes
@@ -16,6 +17,8 @@ from .settings import Federation, name_faults, read_federation
 
 CONNECTION = "federation"
 GONE = ("unregistered", "deleted")
+Known = dict[str, dict[str, str]]
+"""What the list says of each name."""
 
 
 def register(folder: Path, public: Path, name: str, expected: str | None = None) -> list[str]:
@@ -23,8 +26,21 @@ def register(folder: Path, public: Path, name: str, expected: str | None = None)
 
     Where the site said the fingerprint that it was shown, that is `expected`, no other key is admitted.
     """
-    at = read_federation(folder)
-    mark, known = mark_of(public), _known(at)
+    at, mark = read_federation(folder), mark_of(public)
+    with alone(at.path(LIST)):
+        known = _known(at)
+        if faults := _register_faults(at, public, name, expected, mark, known):
+            raise ConfigError(faults)
+        answer = _flwr(at, "register", str(public), CONNECTION, "--name", name)
+        now = datetime.now(UTC).isoformat("T", "seconds")
+        _write(at, known | {name: {"node_id": str(answer["node-id"]), "key": mark, "registered": now}})
+    compared = [] if expected else ["compare that key with what the site was shown"]
+    return [f"{name} may join {at.name} with key {mark}", *compared]
+
+
+def _register_faults(
+    at: Federation, public: Path, name: str, expected: str | None, mark: str, known: Known
+) -> list[str]:
     faults = name_faults(name, "--name")
     if expected not in (None, mark):
         faults.append(f"{public} holds key {mark}, not {expected}: do not admit it, ask the site for its key.pub again")
@@ -33,14 +49,7 @@ def register(folder: Path, public: Path, name: str, expected: str | None = None)
             f"the name {name} is taken, by key {known[name]['key']}: choose another, "
             f"or first `fl-distill federation remove {at.folder} {name}`"
         )
-    faults += [f"{public} is the key of {other} already" for other, s in known.items() if s["key"] == mark]
-    if faults:
-        raise ConfigError(faults)
-    answer = _flwr(at, "register", str(public), CONNECTION, "--name", name)
-    entry = {"node_id": str(answer["node-id"]), "key": mark, "registered": datetime.now(UTC).isoformat("T", "seconds")}
-    _write(at, known | {name: entry})
-    compared = [] if expected else ["compare that key with what the site was shown"]
-    return [f"{name} may join {at.name} with key {mark}", *compared]
+    return faults + [f"{public} is the key of {other} already" for other, s in known.items() if s["key"] == mark]
 
 
 def mark_of(public: Path) -> str:
@@ -64,15 +73,16 @@ def listed(folder: Path) -> list[str]:
 def remove(folder: Path, name: str) -> list[str]:
     """Shut a site out; its key can never be registered again, so it needs a new one to return."""
     at = read_federation(folder)
-    known = _known(at)
-    if name not in known:
-        raise ConfigError(
-            f"{at.name} has no site {name!r}: choose {', '.join(sorted(known)) or 'none, it has no sites'}"
-        )
-    node = known[name]["node_id"]
-    if node in _states(at):
-        _flwr(at, "unregister", node, CONNECTION)
-    _write(at, {other: site for other, site in known.items() if other != name})
+    with alone(at.path(LIST)):
+        known = _known(at)
+        if name not in known:
+            raise ConfigError(
+                f"{at.name} has no site {name!r}: choose {', '.join(sorted(known)) or 'none, it has no sites'}"
+            )
+        node = known[name]["node_id"]
+        if node in _states(at):
+            _flwr(at, "unregister", node, CONNECTION)
+        _write(at, {other: site for other, site in known.items() if other != name})
     return [f"{name} was removed; to come back it needs a new key (`fl-distill site new`)"]
 
 
@@ -85,17 +95,17 @@ def _states(at: Federation) -> dict[str, str]:
     return {node["node-id"]: node["status"] for node in nodes if node["status"] not in GONE}
 
 
-def _known(at: Federation) -> dict[str, dict[str, str]]:
+def _known(at: Federation) -> Known:
     file = at.path(LIST)
     try:
         return entries(file)
     except (OSError, ValueError) as error:
         raise ConfigError(
-            f"{file} cannot be read ({error}): restore it, or move it away to go on without names"
+            f"{file} cannot be read ({error}): restore it; a new one, with nothing but {{}}, admits no site of before"
         ) from error
 
 
-def _write(at: Federation, known: Mapping[str, Mapping[str, str]]) -> None:
+def _write(at: Federation, known: Known) -> None:
     replace(at.path(LIST), json.dumps(known, indent=2) + "\n", SECRET)
 
 

@@ -1,7 +1,7 @@
 """Algorithms that exchange weights: train what arrived, and return it or its gradient."""
 
 from ..client import Client, Outcome, Scalars, Task
-from ..learning import full_gradient, proximal, trainable
+from ..learning import full_gradient
 from .leaving import lets_out
 
 
@@ -10,8 +10,7 @@ def averaged(client: Client, task: Task) -> Outcome:
     """FedAvg, FedProx, FedDF: train the weights that arrived and return them."""
     client.receive(task.weights)
     scores = client.scores() if task.score else {}
-    terms = [proximal(task.mu, trainable(client.model))] if task.mu else []
-    metrics = client.train(task, terms=terms)
+    metrics = client.train(task)
     return Outcome({**metrics, **scores}, {"arrays": client.model.state_dict()})
 
 

@@ -13,23 +13,28 @@ from .losses import (
 )
 from .settings import Settings
 from .terms import on_public, proximal
+from .together import Lesson, can_be_stacked, fit_together, pays
 
 __all__ = [
     "Diverged",
+    "Lesson",
     "Score",
     "Settings",
     "Term",
     "Trained",
     "attention_distance",
     "attention_map",
+    "can_be_stacked",
     "class_target_loss",
     "digest_loss",
     "distillation",
     "evaluate",
     "fit",
+    "fit_together",
     "full_gradient",
     "mean_squared",
     "on_public",
+    "pays",
     "predict",
     "prototype_loss",
     "proximal",

@@ -34,6 +34,13 @@ class Trained:
     steps: int
     examples: int
 
+    def checked(self, settings: Settings) -> "Trained":
+        """Itself; raises `Diverged` where the loss is not finite."""
+        if math.isfinite(self.loss):
+            return self
+        lower = f"lower lr={settings.lr}"
+        raise Diverged(f"training diverged: the mean loss over {self.steps} steps is {self.loss}; {lower}")
+
 
 @dataclass(frozen=True)
 class Score:
@@ -73,7 +80,7 @@ def fit(
     rate = optim.schedule(settings.schedule, planned)
     chosen = forms(model, precision) if settings.quantization_aware else {}
     model.train()
-    for batch in _batches(len(data), settings.batch_size, planned, least, generator):
+    for batch in batches(len(data), settings.batch_size, planned, least, generator):
         x = data.x[batch]
         x = (augment(x, generator) if augment else x).to(settings.device)
         with rounded_weights(model, chosen) if chosen else nullcontext():
@@ -88,10 +95,7 @@ def fit(
         done += 1
         if stop is not None and stop(done):
             break
-    mean = float(total) / done
-    if not math.isfinite(mean):
-        raise Diverged(f"training diverged: the mean loss over {done} steps is {mean}; lower lr={settings.lr}")
-    return Trained(mean, done, len(data))
+    return Trained(float(total) / done, done, len(data)).checked(settings)
 
 
 @torch.inference_mode()
@@ -129,7 +133,7 @@ def trainable(model: nn.Module) -> list[Tensor]:
     return [p for p in model.parameters() if p.requires_grad]
 
 
-def _batches(examples: int, size: int, steps: int, least: int, generator: torch.Generator) -> Iterator[Tensor]:
+def batches(examples: int, size: int, steps: int, least: int, generator: torch.Generator) -> Iterator[Tensor]:
     """Indices of `steps` batches, a fresh permutation each pass, none smaller than `least`."""
     done = 0
     while True:

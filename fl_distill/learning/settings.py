@@ -28,6 +28,8 @@ class Settings:
     schedule: str = "constant"
     device: str = "cpu"
     quantization_aware: bool = False
+    together: bool | None = None
+    """Whether sites with the same small model train as one stack (`fit_together`); None: where that is quicker."""
 
     def __post_init__(self) -> None:
         require(
@@ -41,6 +43,7 @@ class Settings:
             (positive(self.epochs), f"epochs must be > 0, not {self.epochs}"),
             (self.steps is None or whole(self.steps), f"steps must be a whole number >= 1 or null, not {self.steps}"),
             (isinstance(self.quantization_aware, bool), "quantization_aware must be true or false"),
+            (self.together in (None, True, False), f"together must be true, false or null, not {self.together!r}"),
             (
                 self.clip_norm is None or positive(self.clip_norm),
                 f"clip_norm must be > 0 or null, not {self.clip_norm}",

@@ -1,10 +1,14 @@
 """The worker's side of bundles: a ClientApp that serves many sites' messages with another one."""
 
 import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
 
 from flwr.app import Context, Error, Message, MessageType, RecordDict
 from flwr.clientapp import ClientApp
 
+from ..meeting import meet
 from .bundle import Bundle, Order, Unreachable, entries_as_records, entry
 from .flower_private import NO_REPLY
 from .ledger import Unwanted
@@ -16,8 +20,11 @@ UNREACHABLE = 1008
 """Error code of a worker that cannot reach the server's memory."""
 
 
-def carrier(app: ClientApp, sites: int) -> ClientApp:
-    """A ClientApp for `Packing`'s messages: each holds those of many of the `sites` that `app` serves."""
+def carrier(app: ClientApp, sites: int, abreast: int = 1) -> ClientApp:
+    """A ClientApp for `Packing`'s messages: each holds those of many of the `sites` that `app` serves.
+
+    `abreast`: how many of them take turns where `app` waits for others of them, see `meeting`.
+    """
     outer = ClientApp()
 
     @outer.train("bundle")
@@ -28,31 +35,36 @@ def carrier(app: ClientApp, sites: int) -> ClientApp:
             return Message(Error(UNREACHABLE, "the server's memory is out of reach"), reply_to=message)
         except Unwanted:
             return Message(RecordDict(), reply_to=message)
-        return Message(_served(bundle, Job(app, FIRST_NODE, sites, 1, dict(context.run_config))), reply_to=message)
+        job = Job(app, FIRST_NODE, sites, 1, dict(context.run_config))
+        return Message(_served(bundle, job, abreast), reply_to=message)
 
     return outer
 
 
-def _served(bundle: Bundle, job: Job) -> RecordDict:
+def _served(bundle: Bundle, job: Job, abreast: int) -> RecordDict:
     """Every order's answer, through the ledger where there is one, else as records."""
     ledger, entries = bundle.ledger, []
-    try:
-        for number, order in enumerate(bundle.orders()):
-            made = entry(number, *_answered(order, job, same_clock=ledger is not None))
+    with suppress(Unwanted):
+        for number, done in meet(_calls(bundle, job), min(abreast, len(bundle))):
+            reply, state = done.result
+            made = entry(number, reply, state, done.seconds)
             if ledger is None:
                 entries.append(made)
             else:
                 ledger.put(*made)
-    except Unwanted:
-        pass
     return entries_as_records(entries)
 
 
-def _answered(order: Order, job: Job, same_clock: bool) -> tuple[Message, RecordDict | None, float]:
-    """The reply, the site's state afterwards, and the seconds that it took."""
-    began, metadata = time.perf_counter(), order.message.metadata
+def _calls(bundle: Bundle, job: Job) -> Iterator[Callable[[], tuple[Message, RecordDict | None]]]:
+    with suppress(Unwanted):
+        for order in bundle.orders():
+            yield partial(_answered, order, job, same_clock=bundle.ledger is not None)
+
+
+def _answered(order: Order, job: Job, same_clock: bool) -> tuple[Message, RecordDict | None]:
+    """The reply and the site's state afterwards."""
+    metadata = order.message.metadata
     if same_clock and time.time() > metadata.created_at + metadata.ttl:
-        return Message(Error(NO_REPLY, late_in_queue(metadata.ttl)), reply_to=order.message), None, 0.0
+        return Message(Error(NO_REPLY, late_in_queue(metadata.ttl)), reply_to=order.message), None
     seed_globally(order.seed)
-    reply, state = answer(job, order.message, order.state)
-    return reply, state, time.perf_counter() - began
+    return answer(job, order.message, order.state)

@@ -1,4 +1,4 @@
-"""Every private name of Flower that this project touches, in one place; no other file imports one.
+"""Every private name of Flower that this project touches, in one place; only `flower_line` imports more of them.
 
 `tests/test_flower_private.py` states what is expected of each and fails, naming it, when Flower moves it.
 """
@@ -6,7 +6,6 @@
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from flwr.app import Array, ConfigRecord, Error, Message, Metadata, RecordDict
@@ -22,14 +21,12 @@ from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest
 from flwr.proto.node_pb2 import Node
 from flwr.proto.runtime_pb2 import PullAppMessagesRequest
 from flwr.serverapp import Grid
-from flwr.supercore.constant import FLWR_PRIVATE_MAX_CONCURRENT_OBJ_PUSHES as PUSHES
-from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree, iterate_object_tree
+from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
 from flwr.supercore.inflatable.inflatable_protobuf_utils import make_pull_object_fn_protobuf
 from flwr.supercore.inflatable.inflatable_utils import (
     ObjectPullError,
     inflate_object_from_contents,
     pull_objects,
-    push_objects,
 )
 from flwr.supercore.run import Run, RunNotRunningException
 from flwr.supercore.task_identity import TaskIdentity
@@ -37,6 +34,7 @@ from flwr.superlink.grid import HttpGrid
 
 __all__ = [
     "APP_CRASHED",
+    "ENVELOPE",
     "NO_REPLY",
     "RAISED",
     "SUPERLINK",
@@ -45,14 +43,13 @@ __all__ = [
     "Desk",
     "Gone",
     "Late",
-    "Line",
     "Lost",
     "Run",
     "compose",
-    "connected",
     "empty_run",
     "fetch",
     "identity",
+    "ids",
     "make_array",
     "node_config",
     "objects",
@@ -143,10 +140,15 @@ class Damaged(Exception):
     """What arrived is no message."""
 
 
-_ENVELOPE = 3
+ENVELOPE = 3
 """Objects of a message with one record that has no parts."""
 _AGAIN_S, _AGAIN_CAP_S = 0.05, 1.0
 """Pauses before an object is asked for again whose sender is still sending it; Flower begins with a second."""
+
+
+def ids(tree: Any) -> list[str]:
+    """The ids of a message's objects."""
+    return [node.object_id for node in iterate_object_tree(tree)]
 
 
 def fetch(
@@ -156,13 +158,13 @@ def fetch(
 
     A message that holds one record with an entry `lone` and nothing else is known by its head and that record.
     """
-    ids, contents = [node.object_id for node in iterate_object_tree(tree)], {}
-    if len(ids) == _ENVELOPE and len(tree.children) == len(tree.children[0].children) == 1:
-        contents = objects(ids[:1], pull, patient=patient)
-        record = _inflated(ids[0], contents)
+    wanted, contents = ids(tree), {}
+    if len(wanted) == ENVELOPE and len(tree.children) == len(tree.children[0].children) == 1:
+        contents = objects(wanted[:1], pull, patient=patient)
+        record = _inflated(wanted[0], contents)
         if isinstance(record, ConfigRecord) and lone in record:
-            return compose(head.metadata, RecordDict({lone: record})), ids[1:]
-    contents |= objects([object_id for object_id in ids if object_id not in contents], pull, patient=patient)
+            return compose(head.metadata, RecordDict({lone: record})), wanted[1:]
+    contents |= objects([object_id for object_id in wanted if object_id not in contents], pull, patient=patient)
     whole = _inflated(tree.object_id, contents)
     if not isinstance(whole, Message):
         raise Damaged(f"it is a {type(whole).__name__}")
@@ -177,7 +179,7 @@ def _inflated(object_id: str, contents: dict[str, bytes]) -> object:
         raise Damaged(f"{type(error).__name__}: {error}"[:200]) from error
 
 
-def objects(ids: list[str], pull: Callable[[str], bytes], *, patient: bool = True) -> dict[str, bytes]:
+def objects(wanted: list[str], pull: Callable[[str], bytes], *, patient: bool = True) -> dict[str, bytes]:
     """What the objects of these ids hold; raises `Lost` where one will not come.
 
     Waits for those that are still on their way, or raises `Late`.
@@ -193,65 +195,13 @@ def objects(ids: list[str], pull: Callable[[str], bytes], *, patient: bool = Tru
 
     tries = None if patient else 1
     try:
-        return pull_objects(ids, asked, max_tries_per_object=tries, initial_backoff=_AGAIN_S, backoff_cap=_AGAIN_CAP_S)
+        return pull_objects(
+            wanted, asked, max_tries_per_object=tries, initial_backoff=_AGAIN_S, backoff_cap=_AGAIN_CAP_S
+        )
     except Lost:
         if refused:
             raise
         raise Late from None
-
-
-@dataclass(frozen=True)
-class Line:
-    """A node's line to a SuperLink: Flower's own transport, authentication and heartbeat."""
-
-    node: int
-    next: Callable[[], tuple[Message, Any] | None]
-    """The head of a message that nobody was handed yet, and the tree of its objects."""
-    _send: Callable[..., Any]
-    _get_run: Callable[[int], Run]
-    pull: Callable[[int, str], bytes]
-    _push: Callable[[int, str, str, bytes], None]
-    confirm: Callable[[int, str], None]
-    """The SuperLink need not keep a message's objects any more, and takes no more of them."""
-
-    def send(self, reply: Message, seconds: float) -> None:
-        """Send a reply to a message that took `seconds` to work on."""
-        stamp(reply, reply.object_id)
-        tree, run = get_object_tree(reply), reply.metadata.run_id
-        objects = get_all_nested_objects(reply)
-        wanted, session = self._send(reply, tree, seconds)
-        push_objects(
-            objects,
-            lambda object_id, data: self._push(run, session, object_id, data),
-            object_ids_to_push=wanted,
-            # What says most comes first, and sites that finish together do not wait for each other's locks.
-            max_concurrent_pushes=1 if len(wanted) <= _ENVELOPE else PUSHES,
-        )
-
-    def run_config(self, run: int) -> dict[str, Any]:
-        """What the run was submitted with."""
-        return dict(self._get_run(run).override_config)
-
-
-@contextmanager
-def connected(address: str, ca: Path | None, key: Path | None) -> Iterator[Line]:
-    """A node's line: over TLS where there is a `ca`, authenticated where there is a private `key`.
-
-    Waits for a SuperLink that is not there. Raises SystemExit when it refuses this node.
-    """
-    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
-    from cryptography.hazmat.primitives.serialization import load_ssh_private_key
-    from flwr.supernode.fleet_http_connection import http_request_response
-
-    keys = None
-    if key is not None:
-        private = load_ssh_private_key(key.read_bytes(), None)
-        if not isinstance(private, EllipticCurvePrivateKey):
-            raise TypeError(f"{key} is no key of an elliptic curve")
-        keys = private, private.public_key()
-    with http_request_response(address, ca is None, ca.read_bytes() if ca else None, keys) as parts:
-        node, receive, send, get_run, _, pull, push, confirm = parts
-        yield Line(node, receive, send, get_run, pull, push, confirm)
 
 
 @dataclass(frozen=True)

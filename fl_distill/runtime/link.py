@@ -11,10 +11,15 @@ from typing import Any
 from flwr.app import Message
 
 from .envelope import KEY
-from .flower_private import Gone, Line, Lost, connected, fetch, objects
+from .faults import Refusal
+from .flower_line import Line, connected
+from .flower_private import Gone, Lost, fetch, ids, objects
+from .patience import Reasons
 
 SETTLED_S = 10.0
 """Seconds without another message after which the last one is confirmed by itself."""
+AT_ONCE = 8
+"""Objects of such a message that are looked for before the next look for messages."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +30,8 @@ class _Kept:
     number: str
     unasked: list[str]
     since: float
+    until: float
+    """When its time to live is over: what has not come by then never will."""
 
 
 @dataclass
@@ -44,34 +51,34 @@ class Link:
 
         `note` hears the head before anything else is fetched. Raises `Gone` where its run has ended.
         """
-        if (found := self.line.next()) is None:
+        if (waiting := self.line.next()) is None:
             self._settle()
             return None
-        head, tree = found
+        head, tree = waiting
         note(head)
-        run, number, arrived = head.metadata.run_id, head.metadata.message_id, 0
+        size, left = 0, dict.fromkeys(ids(tree))
 
         def pull(object_id: str) -> bytes:
-            nonlocal arrived
-            if arrived > largest:
+            nonlocal size
+            if size > largest:
                 raise OverflowError
-            data = self.line.pull(run, object_id)
-            arrived += len(data)
+            data = self.line.pull(head.metadata.run_id, object_id)
+            size += len(data)
+            left.pop(object_id, None)
             return data
 
-        try:
-            whole, unasked = fetch(head, tree, pull, KEY)
-        except OverflowError:
-            return head, f"the message has more than {largest} bytes"
-        except Gone:
-            raise
-        except Exception as error:
-            return head, f"the message could not be fetched ({type(error).__name__})"
+        found = _or_why(lambda: fetch(head, tree, pull, KEY)[0], head, largest)
+        self._keep(head, list(left))
+        return found
+
+    def _keep(self, head: Message, unasked: list[str]) -> None:
+        """Confirm a message, now or later: an object that comes after that is refused, and ends the run."""
+        asked = head.metadata
         if unasked:
-            self._kept.append(_Kept(run, number, unasked, time.monotonic()))
+            now = time.monotonic()
+            self._kept.append(_Kept(asked.run_id, asked.message_id, unasked, now, now + asked.ttl))
         else:
-            self.line.confirm(run, number)
-        return whole
+            self.line.confirm(asked.run_id, asked.message_id)
 
     def send(self, reply: Message, seconds: float) -> None:
         """Send a reply to a message that took `seconds` to work on."""
@@ -91,17 +98,31 @@ class Link:
         now = time.monotonic()
         for kept in [kept for kept in self._kept if now - kept.since > SETTLED_S]:
             self._kept.remove(kept)
-            pull = partial(self.line.pull, kept.run)
             with suppress(Gone):
                 try:
-                    objects(kept.unasked, pull, patient=False)
-                    self.line.confirm(kept.run, kept.number)
+                    objects(kept.unasked[:AT_ONCE], partial(self.line.pull, kept.run), patient=False)
                 except Lost:
-                    self._kept.append(replace(kept, since=now))
+                    self._kept += [replace(kept, since=now)] if now < kept.until else []
+                    continue
+                if left := kept.unasked[AT_ONCE:]:
+                    self._kept.append(replace(kept, unasked=left))
+                else:
+                    self.line.confirm(kept.run, kept.number)
+
+
+def _or_why(get: Callable[[], Message], head: Message, largest: int) -> Message | tuple[Message, str]:
+    try:
+        return get()
+    except Refusal:
+        raise
+    except OverflowError:
+        return head, f"the message has more than {largest} bytes"
+    except Exception as error:
+        return head, f"the message could not be fetched ({type(error).__name__})"
 
 
 @contextmanager
-def linked(address: str, ca: Path | None, key: Path | None) -> Iterator[Link]:
-    """See `flower_private.connected`."""
-    with connected(address, ca, key) as line:
+def linked(address: str, ca: Path | None, key: Path | None, reasons: Reasons) -> Iterator[Link]:
+    """See `flower_line.connected`."""
+    with connected(address, ca, key, reasons) as line:
         yield Link(line)

@@ -20,7 +20,7 @@ from ..files import replace_with
 from ..locks import locked
 from .envelope import is_sealed, marked, opened, sealed
 from .flower_private import Gone, compose
-from .link import Link, linked
+from .link import Link
 from .pace import Pace
 
 LARGEST = 2**31
@@ -148,19 +148,6 @@ class Node:
         except (Exception, Gone) as error:  # the server will learn by waiting
             log.warning("what was in hand cannot be told: %s: %s", type(error).__name__, error)
         self._in_hand.unlink(missing_ok=True)
-
-
-def serve(node: Node, address: str, ca: Path | None, key: Path | None) -> None:
-    """Stay connected to the SuperLink at `address` until KeyboardInterrupt, or SystemExit where it refuses the site."""
-    try:
-        while True:
-            with linked(address, ca, key) as link:
-                log.info("connected to %s as node %s", address, link.node)
-                node.run(link)
-            log.info("the connection is gone; trying again")
-            time.sleep(1.0)
-    finally:
-        node.online.unlink(missing_ok=True)
 
 
 def _named(name: str, reason: str) -> str:

@@ -23,7 +23,6 @@ from .tasks import FIRST_NODE, States, Task, check_instruction
 from .worker import Job, answer, seeded
 
 PULL_S = 0.05
-"""How long a pull waits for the first reply, so that a caller's loop needs no pause of its own."""
 
 _RUN_ID = 1
 
@@ -42,6 +41,8 @@ class ProcessGrid(Grid):
     by then cannot give it to them. The global generators of Python, numpy and torch are seeded per message,
     from `seed`, the node and its count of messages: apps that draw from them do not depend on the workers.
 
+    A pull waits up to `patience_s` for the first reply, so that a caller's loop needs no pause of its own.
+
     One thread uses a grid, as a context manager or with `close`, after which nothing of it is left.
     """
 
@@ -54,6 +55,7 @@ class ProcessGrid(Grid):
         threads: int = 1,
         run_config: Mapping[str, bool | float | int | str] | None = None,
         seed: int = 0,
+        patience_s: float = PULL_S,
     ) -> None:
         if nodes < 1 or workers < 0 or threads < 1:
             raise ValueError(
@@ -61,7 +63,7 @@ class ProcessGrid(Grid):
                 f"got nodes={nodes}, workers={workers}, threads={threads}."
             )
         self._job = Job(client_app, FIRST_NODE, nodes, threads, dict(run_config or {}))
-        self._seed = seed
+        self._seed, self._patience_s = seed, patience_s
         self._run = empty_run(_RUN_ID)
         self._count = 0
         self._per_node: Counter[int] = Counter()
@@ -130,12 +132,12 @@ class ProcessGrid(Grid):
         return [self._push(message) for message in messages]
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
-        """The replies that are there, in the order of their arrival; waits up to `PULL_S` for the first."""
+        """The replies that are there, in the order of their arrival; waits a little for the first."""
         wanted = message_ids if isinstance(message_ids, Set) else set(message_ids)
         if not wanted or not self._close.alive:
             return []
         self._work(0.0)
-        until = time.monotonic() + PULL_S
+        until = time.monotonic() + self._patience_s
         while self._crew is not None and not self._inbox.has_any(wanted) and time.monotonic() < until:
             self._work(until - time.monotonic())
         return self._inbox.take(wanted)

@@ -20,10 +20,12 @@ T = TypeVar("T")
 Serve = Callable[[Grid, Callable[[], None]], T]
 
 
-def simulate(client_app: ClientApp, serve: Serve[T], *, nodes: int, runtime: Runtime, debug: bool = False) -> T:
+def simulate(
+    client_app: ClientApp, serve: Serve[T], *, nodes: int, runtime: Runtime, abreast: int = 1, debug: bool = False
+) -> T:
     """Run `serve(grid, check)` as the ServerApp of a simulation with `nodes` sites; returns what it returns.
 
-    The engine sees a few nodes, which carry the messages of all sites (see `packing`).
+    The engine sees a few nodes, which carry the messages of all sites (see `packing`); `abreast`: see `carrier`.
 
     `check` raises once the engine is gone, so that nothing waits for replies that cannot come. What `serve` raises is
     raised here again, in the thread that called.
@@ -58,7 +60,7 @@ def simulate(client_app: ClientApp, serve: Serve[T], *, nodes: int, runtime: Run
     try:
         run_simulation(
             server_app=server,
-            client_app=carrier(client_app, nodes),
+            client_app=carrier(client_app, nodes, abreast),
             num_supernodes=workers,
             backend_config={"client_resources": _resources(runtime)},
             verbose_logging=debug,

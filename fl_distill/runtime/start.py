@@ -21,6 +21,9 @@ from ..server_app import Summary, serve
 from ..tracking import Observers, default_observers
 from ..workplace import job_text, workplace
 
+ABREAST = 32
+"""Sites whose training is one stack, at most."""
+
 
 def run(config: dict[str, Any], folder: Path, *, resume: bool = False, overrides: Sequence[str] = ()) -> Summary:
     """Run the experiment that `config` (composed, plain values) describes, and leave its results in `folder`.
@@ -47,11 +50,13 @@ def run(config: dict[str, Any], folder: Path, *, resume: bool = False, overrides
             return run_on_superlink(config, folder, overrides, console, check_stop, resume)
     nodes = len(place.federation.names)
     app, runtime = make_app(job_is(job)), experiment.runtime
+    abreast = ABREAST if runtime.threads == 1 and any(place.together) else 1
     with _interruptible() as check_stop:
         if runtime.kind == "local":
             from .local import run_locally
 
-            return run_locally(app, _serving(job, check_stop, 0.01, resume), nodes=nodes, runtime=runtime)
+            server_here = _serving(job, check_stop, 0.01, resume)
+            return run_locally(app, server_here, nodes=nodes, runtime=runtime, abreast=abreast)
         from .simulation import simulate
 
         def server(grid: Grid, check_engine: Callable[[], None]) -> Summary:
@@ -61,7 +66,7 @@ def run(config: dict[str, Any], folder: Path, *, resume: bool = False, overrides
 
             return _serving(job, check, 0.1, resume)(grid)
 
-        return simulate(app, server, nodes=nodes, runtime=runtime, debug=experiment.log == "debug")
+        return simulate(app, server, nodes=nodes, runtime=runtime, abreast=abreast, debug=experiment.log == "debug")
 
 
 def _serving(job: str, check: Callable[[], None], poll_s: float, resume: bool) -> Callable[[Grid], Summary]:

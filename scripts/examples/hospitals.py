@@ -133,7 +133,10 @@ def main() -> None:
         )
         sys.exit(2)
     with tempfile.TemporaryDirectory() as made:
-        federate(asked.data.resolve(), (asked.folder or Path(made)).resolve())
+        try:
+            federate(asked.data.resolve(), (asked.folder or Path(made)).resolve())
+        except subprocess.CalledProcessError as error:
+            sys.exit(f"`{shlex.join(error.cmd)}` ended with exit code {error.returncode}; why stands above")
 
 
 if __name__ == "__main__":

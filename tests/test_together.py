@@ -1,0 +1,265 @@
+"""Small models that train as one stack, and calls that wait for one another so that they can."""
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from fl_distill import models
+from fl_distill.data.types import Split
+from fl_distill.learning import (
+    Diverged,
+    Lesson,
+    Settings,
+    Trained,
+    can_be_stacked,
+    fit,
+    fit_together,
+    pays,
+    proximal,
+    trainable,
+)
+from fl_distill.meeting import Abandoned, Done, meet, together
+from fl_distill.seeds import generator
+
+from .conftest import Launch, same
+
+SHAPE, CLASSES = (1, 8, 8), 10
+BUILT = {
+    "mlp": (models.mlp, SHAPE),
+    "cnn": (models.cnn, SHAPE),
+    "lenet": (models.lenet, (1, 28, 28)),
+    "tabular": (models.tabular, (13,)),
+}
+
+
+def built(name: str) -> tuple[nn.Module, tuple[int, ...]]:
+    torch.manual_seed(0)
+    make, shape = BUILT[name]
+    return make(shape, CLASSES), shape
+
+
+def lesson(model: nn.Module, shape: Sequence[int], number: int, work: float = 1.0, most: int = 40) -> Lesson:
+    draw = generator(0, "data", number)
+    count = int(torch.randint(1, most, (), generator=draw))
+    data = Split(torch.randn(count, *shape, generator=draw), torch.randint(0, CLASSES, (count,), generator=draw))
+    weights = {k: v + 0.01 * torch.randn(v.shape, generator=draw) for k, v in model.state_dict().items()}
+    return Lesson(weights, data, generator(0, "order", number), work, shifted)
+
+
+def shifted(x: Tensor, draw: torch.Generator) -> Tensor:
+    """An augmentation that draws from the site's generator."""
+    return x + 0.1 * torch.randn(1, generator=draw)
+
+
+def alone(model: nn.Module, one: Lesson, how: Settings, mu: float) -> tuple[dict[str, Tensor], Trained]:
+    model.load_state_dict(one.weights)
+    terms = [proximal(mu, trainable(model))] if mu else []
+    done = fit(model, one.data, how, one.generator, terms=terms, augment=one.augment, work=one.work)
+    return {k: v.clone() for k, v in model.state_dict().items()}, done
+
+
+@pytest.mark.parametrize("name", BUILT)
+@settings(max_examples=6)
+@given(
+    batch=st.sampled_from([1, 5, 8]),
+    epochs=st.sampled_from([0.4, 1.0, 2.0]),
+    momentum=st.sampled_from([0.0, 0.9]),
+    decay=st.sampled_from([0.0, 0.01]),
+    clip=st.sampled_from([None, 0.5]),
+    schedule=st.sampled_from(["constant", "cosine"]),
+    mu=st.sampled_from([0.0, 0.3]),
+    works=st.lists(st.sampled_from([1.0, 0.5]), min_size=1, max_size=5),
+)
+def test_each_model_of_a_stack_learns_what_it_would_alone(
+    name: str,
+    batch: int,
+    epochs: float,
+    momentum: float,
+    decay: float,
+    clip: float | None,
+    schedule: str,
+    mu: float,
+    works: list[float],
+) -> None:
+    how = Settings(
+        batch_size=batch,
+        epochs=epochs,
+        momentum=momentum,
+        weight_decay=decay,
+        clip_norm=clip,
+        schedule=schedule,
+        lr=0.02,
+    )
+    model, shape = built(name)
+    lessons = [lesson(model, shape, number, work) for number, work in enumerate(works)]
+    done = fit_together(model, lessons, how, mu)
+    for number, (work, one, told) in enumerate(zip(works, lessons, done, strict=True)):
+        weights, trained = alone(built(name)[0], lesson(model, shape, number, work), how, mu)
+        assert (told.steps, told.examples) == (trained.steps, trained.examples)
+        assert told.loss == pytest.approx(trained.loss, rel=1e-5, abs=1e-5)
+        for key, tensor in weights.items():
+            assert torch.allclose(one.weights[key], tensor, rtol=0, atol=1e-5), key
+
+
+@pytest.mark.parametrize("name", BUILT)
+def test_the_company_changes_no_bit(name: str) -> None:
+    model, shape = built(name)
+    how = Settings(batch_size=8, epochs=1.5, clip_norm=1.0, schedule="cosine")
+    count = 13
+    whole = [lesson(model, shape, number) for number in range(count)]
+    told = fit_together(model, whole, how, 0.1)
+    for size in (1, 2, 3, 5):
+        for start in range(0, count, size):
+            some = [lesson(model, shape, number) for number in range(start, min(count, start + size))]
+            assert fit_together(model, some, how, 0.1) == told[start : start + size]
+            for one, other in zip(some, whole[start:], strict=False):
+                assert same(one.weights, other.weights), (size, start)
+
+
+def test_one_that_diverges_harms_no_other() -> None:
+    model, shape = built("mlp")
+    how = Settings(batch_size=8, epochs=1.0)
+    lessons = [lesson(model, shape, number) for number in range(3)]
+    lessons[1].data.x[0] = float("inf")
+    done = fit_together(model, lessons, how)
+    with pytest.raises(Diverged, match="lower lr=0.05"):
+        done[1].checked(how)
+    for at in (0, 2):
+        assert done[at].checked(how) == done[at]
+        assert all(torch.isfinite(tensor).all() for tensor in lessons[at].weights.values())
+
+
+def test_what_is_stacked() -> None:
+    plain = Settings()
+    assert all(can_be_stacked(built(name)[0], plain) for name in BUILT)
+    drops, classes = models.tabular((13,), CLASSES, dropout=0.5), CLASSES
+    for other in (models.resnet8((3, 32, 32), classes), models.gru(SHAPE, classes), models.vit(SHAPE, classes), drops):
+        assert not can_be_stacked(other, plain)
+    for how in (Settings(optimizer="adam"), Settings(device="cuda"), Settings(quantization_aware=True)):
+        assert not can_be_stacked(built("mlp")[0], how)
+    frozen, _ = built("mlp")
+    next(frozen.parameters()).requires_grad_(False)
+    assert not can_be_stacked(frozen, plain)
+
+
+def test_small_steps_of_small_models_are_worth_it() -> None:
+    mlp, cnn = built("mlp")[0], built("cnn")[0]
+    assert pays(mlp, SHAPE, Settings(batch_size=64))
+    assert pays(cnn, SHAPE, Settings(batch_size=8))
+    assert not pays(cnn, SHAPE, Settings(batch_size=32))
+    assert not pays(models.mlp(SHAPE, CLASSES, hidden=[4000]), SHAPE, Settings(batch_size=1))
+
+
+# Calls that meet
+
+
+def asking(name: str, log: list[str]) -> str:
+    log.append(f"{name} asks")
+    answer = together("kind", name, lambda names: [n.upper() + str(len(names)) for n in names])
+    log.append(f"{name} goes on")
+    return answer
+
+
+def test_calls_that_wait_are_answered_at_once_and_in_turn() -> None:
+    log: list[str] = []
+    calls: Iterator[Callable[[], str]] = (partial(asking, name, log) for name in "abcde")
+    done = dict(meet(calls, 3))
+    assert [done[number].result for number in range(5)] == ["A3", "B3", "C3", "D2", "E2"]
+    first = [f"{n} asks" for n in "abc"] + [f"{n} goes on" for n in "abc"]
+    assert log == first + [f"{n} asks" for n in "de"] + [f"{n} goes on" for n in "de"]
+
+
+def test_one_at_a_time_there_is_nobody_to_wait_for() -> None:
+    thread = threading.get_ident()
+    done = list(meet(iter([lambda: together("k", 1, lambda q: [len(q)]), threading.get_ident]), 1))
+    assert [(number, one.result) for number, one in done] == [(0, 1), (1, thread)]
+    assert together("k", 5, lambda questions: [sum(questions)]) == 5
+
+
+def test_kinds_are_answered_apart_and_again() -> None:
+    seen: list[list[int]] = []
+
+    def work(questions: Sequence[int]) -> list[int]:
+        seen.append(list(questions))
+        return [2 * question for question in questions]
+
+    def call(number: int) -> int:
+        twice = together(number % 2, number, work)
+        return together("all", twice, work) if number != 1 else -1
+
+    done = {number: one.result for number, one in meet((partial(call, n) for n in range(4)), 4)}
+    assert done == {0: 0, 1: -1, 2: 8, 3: 12}
+    assert seen == [[0, 2], [1, 3], [0, 4, 6]]
+
+
+def test_what_is_raised_reaches_the_caller_and_ends_the_others() -> None:
+    ended: list[str] = []
+
+    def patient() -> None:
+        try:
+            together("never", 0, lambda questions: questions)
+        except Abandoned:
+            ended.append("abandoned")
+            raise
+
+    def broken() -> None:
+        raise ValueError("broken")
+
+    with pytest.raises(ValueError, match="broken"):
+        list(meet(iter([patient, broken]), 2))
+    assert ended == ["abandoned"]
+
+
+def test_a_fault_of_what_is_done_together_is_each_callers_own() -> None:
+    def fails(questions: Sequence[int]) -> list[int]:
+        raise ZeroDivisionError
+
+    def call() -> str:
+        try:
+            together("k", 0, fails)
+        except ZeroDivisionError:
+            return "caught"
+        return "not raised"
+
+    assert [one.result for _, one in meet(iter([call, call]), 2)] == ["caught", "caught"]
+
+
+def test_seconds_are_each_calls_own() -> None:
+    def wait(seconds: float) -> None:
+        threading.Event().wait(seconds)
+
+    def quick() -> None:
+        together("k", 0, lambda questions: [wait(0.02 * len(questions))] * len(questions))
+
+    def slow() -> None:
+        wait(0.2)
+        quick()
+
+    done: dict[int, Done[None]] = dict(meet(iter([quick, slow]), 2))
+    assert 0.02 <= done[0].seconds < 0.1 < 0.2 <= done[1].seconds < 0.4
+
+
+# Whole runs
+
+
+def test_a_run_is_the_same_however_its_sites_are_grouped(launch: Launch) -> None:
+    settings = ("sites=20", "model=mlp", "rounds=2", "local.epochs=1", "strategy=fedprox")
+    by_itself = launch(*settings, "local.together=false")
+    one, two, three = (launch(*settings, f"runtime.workers={workers}") for workers in (0, 1, 3))
+    assert one.rows == two.rows == three.rows
+    assert same(one.weights(), two.weights())
+    assert same(one.weights(), three.weights())
+    assert not same(one.weights(), by_itself.weights()), "more than 16 sites with a small model train together"
+    for key, tensor in by_itself.weights().items():
+        assert torch.allclose(one.weights()[key], tensor, atol=1e-2), key
+
+
+def test_sites_that_share_knowledge_train_together_too(launch: Launch) -> None:
+    settings = ("sites=6", "models=[mlp,cnn]", "rounds=2", "local.epochs=1", "strategy=fedmd", "local.together=true")
+    assert launch(*settings).rows == launch(*settings, "runtime.workers=2").rows
