@@ -30,10 +30,6 @@ class Passing(Grid):
         """Hand on."""
         return self.grid.get_node_ids()
 
-    def connections(self) -> Mapping[int, str]:
-        """Hand on."""
-        return connections(self.grid)
-
     def set_run(self, run) -> None:  # type: ignore[no-untyped-def]  # Flower's Run is no public name
         """Hand on."""
         self.grid.set_run(run)
@@ -73,8 +69,3 @@ class Asked(Passing):
     def get_node_ids(self) -> Iterable[int]:
         """The nodes asked this round."""
         return list(self._nodes)
-
-    def connections(self) -> Mapping[int, str]:
-        """Those of the nodes asked this round."""
-        known = connections(self.grid)
-        return {node: known.get(node, "") for node in self._nodes}

@@ -187,7 +187,8 @@ def test_who_connected_anew_is_known_through_everything_that_stands_before_the_s
     whole = Sealing(Deployed(None, nodes))  # type: ignore[arg-type]
     assert connections(whole) == {5: "first", 6: "first"}
     nodes.there[6] = "second"
-    assert connections(Asked(whole, [6])) == {6: "second"}
+    assert connections(whole) == {5: "first", 6: "second"}
+    assert connections(Asked(whole, [7])) == {7: ""}, "nodes of its own"
     assert connections(Unknowing(nodes)) == {5: "", 6: ""}
 
 
