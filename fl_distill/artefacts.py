@@ -22,6 +22,19 @@ CALIBRATION = 512
 """Examples on which ranges of activations and shifts of biases are measured, at most."""
 DEFAULTS = {"run": "", "format": "onnx", "precision": "full", "model": "server", "out": "", "runs": "200"}
 
+HELP = f"""\
+usage: fl-distill export run=FOLDER [format=onnx] [precision=full] [model=server] [out=FILE] [runs=200]
+
+Write a model of a run's models/ as float32 and at a precision; show size, accuracy on the test set and latency of both.
+
+  run        the folder of a finished run
+  format     {", ".join(FORMATS)}
+  precision  {", ".join(PRECISIONS)}: int8, float16, or whichever of them suits each layer
+  model      server, or the name of a site
+  out        the file; beside it lies the float32 one
+  runs       how often one example is timed
+"""
+
 
 @dataclass(frozen=True)
 class Order:

@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def run(argv: Sequence[str]) -> int:
     """Run the command; returns its exit code."""
-    from .errors import ConfigError, FlDistillError
+    from .errors import ConfigError, FlDistillError, told
 
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # a model or data set of the user's own may lie here
@@ -49,14 +49,9 @@ def run(argv: Sequence[str]) -> int:
 
             return deploy(argv)
         return _dispatch(_parser().parse_intermixed_args(list(argv)))
-    except ConfigError as error:
-        print("fl-distill: this cannot run:", file=sys.stderr)
-        for fault in error.faults:
-            print(f"  - {fault}", file=sys.stderr)
-        return CONFIGURATION
     except FlDistillError as error:
-        print(f"fl-distill: stopped: {error}", file=sys.stderr)
-        return STOPPED
+        print(f"fl-distill: {told(error)}", file=sys.stderr)
+        return CONFIGURATION if isinstance(error, ConfigError) else STOPPED
     except KeyboardInterrupt:
         print("fl-distill: interrupted; the run can be resumed", file=sys.stderr)
         return INTERRUPTED
@@ -65,13 +60,14 @@ def run(argv: Sequence[str]) -> int:
 def _dispatch(arguments: argparse.Namespace) -> int:
     from . import commands
 
+    exports = arguments.overrides[:1] == ["export"]
     if arguments.help:
-        print(_help())
+        print(_export_help() if exports else _help())
         return 0
     if arguments.cfg:
         commands.show(arguments.overrides, arguments.config_dir)
         return 0
-    if arguments.overrides[:1] == ["export"]:
+    if exports:
         from .artefacts import export
 
         export(arguments.overrides[1:])
@@ -93,6 +89,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("-h", "--help", action="store_true", help="show this and stop")
     parser.add_argument("--version", action="version", version=__version__)
     return parser
+
+
+def _export_help() -> str:
+    from .artefacts import HELP
+
+    return HELP
 
 
 def _help() -> str:

@@ -131,6 +131,8 @@ def _timed(work: Callable[[], T]) -> tuple[T, float]:
 
 
 def _of_run(folder: Path) -> dict[str, Tensor]:
+    if not folder.is_dir():
+        raise ConfigError(f"run={folder}: there is no such folder")
     _check_strategy(folder)
     saved = folder / "checkpoints"
     numbers = rounds_in(saved)

@@ -25,3 +25,10 @@ class BadUpdate(FlDistillError):
 
 class RunStopped(FlDistillError):
     """The run cannot go on, although everything computed so far was saved."""
+
+
+def told(error: FlDistillError) -> str:
+    """An error as a user reads it: every fault of a configuration on a line of its own."""
+    if not isinstance(error, ConfigError):
+        return f"stopped: {error}"
+    return "\n  - ".join(["this cannot run:", *error.faults])

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from . import __version__
 from .checkpoint import Checkpoints, Saved
 from .codec import decode, encode
 from .collect import Collector, never
-from .errors import ConfigError, RunStopped
+from .errors import ConfigError, RunStopped, told
 from .files import save_tensors
 from .jobs import run_job
 from .learning import evaluate
@@ -121,13 +122,16 @@ class _Server:
     def run(self) -> Summary:
         progress, again = Progress(0, ArrayRecord()), f"fl-distill resume={self._place.folder}"
         status: Status = "failed"
-        reason = ""
+        reason, refused = "", False
         try:
             progress = self._start()
             reason, status = self._rounds().run(progress), "finished"
             self._keep_models(progress)
         except RunStopped as stop:
             status, reason = "stopped", str(stop)
+            raise
+        except ConfigError:
+            refused = True  # found in the first round: there is nothing to sum up or to resume
             raise
         except KeyboardInterrupt:
             status, reason = "interrupted", f"interrupted; resume it with {again}"
@@ -140,7 +144,9 @@ class _Server:
             raise RunStopped(reason) from error
         finally:
             summary = self._summary(progress, status, reason)
-            self._finish(summary, status)
+            if not refused:
+                self._finish(summary, status)
+            self._observers.close()
         return summary
 
     def _rounds(self) -> Rounds:
@@ -297,7 +303,6 @@ class _Server:
         except OSError as error:
             summary["reason"] = f"{summary['reason']} (summary.json could not be written: {error})"
         self._observers.finished(summary, status)
-        self._observers.close()
 
 
 def _site_info(member: Member) -> SiteInfo:
@@ -322,4 +327,5 @@ def main(grid: Grid, context: Context) -> None:
     try:
         serve(grid, run_job(context))
     except (ConfigError, RunStopped) as error:
-        raise SystemExit(f"fl-distill: {error}") from error
+        print(f"fl-distill: {told(error)}", file=sys.stderr, flush=True)
+        raise  # Flower's simulation engine takes a SystemExit for success

@@ -49,6 +49,6 @@ def _fault(setting: str, way: Way, schema: Schema) -> str | None:
     if way.bytes_per_round >= least:
         return None
     return (
-        f"{setting}.bytes_per_round={way.bytes_per_round} is too few for the model: {way.codec!r} needs at least "
-        f"{least}, {around} of them for what is not coded; ask for more than {least} bytes, or choose another codec"
+        f"{setting}.bytes_per_round={way.bytes_per_round} is too few for the model: {way.codec!r} needs more than "
+        f"{least}, {around} of them for what is not coded; ask for more, or choose another codec"
     )

@@ -36,7 +36,8 @@ class Coding:
     reply was used.
 
     `weights`: whether models travel; knowledge has no base, and is coded as it is. `changes`: records of replies that
-    are changes themselves, such as gradients. `rows`: tensors whose rows lie in a set (see `codec.nearest`). `name_of` gives the name under which a node is known.
+    are changes themselves, such as gradients. `rows`: tensors whose rows lie in a set (see `codec.nearest`). `name_of`
+    gives the name under which a node is known.
     """
 
     def __init__(

@@ -8,7 +8,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
-from ..codec.ways import Codecs, Way, way
+from ..codec.ways import Codecs, Way, misfits, way
 from ..errors import BadUpdate
 from .coding import Coding
 
@@ -38,6 +38,8 @@ class Quantized(Strategy):
         weights = bool(getattr(strategy, "has_server_model", True))
         changes = getattr(strategy, "changes", ())
         rows = getattr(strategy, "rows", {})
+        if faults := misfits(codecs, rows):
+            raise ValueError("; ".join(faults))
         self.coding = Coding(codecs, seed=seed, weights=weights, changes=changes, rows=rows)
         self.faults: dict[int, str] = {}
 

@@ -250,7 +250,7 @@ def test_a_budget_that_nothing_fits_is_found_before_anything_leaves(ways: dict[s
         coding(20).outgoing(1, [asked])
     (fault,) = caught.value.faults
     assert fault.startswith(f"{setting}.bytes_per_round=20 is too few")
-    (least,) = map(int, re.findall(r"at least (\d+)", fault))
+    (least,) = map(int, re.findall(r"more than (\d+)", fault))
     with pytest.raises(ConfigError):
         coding(least - 1).outgoing(1, [asked])
     here = Federation()

@@ -121,37 +121,41 @@ def superlink(tmp_path: Path) -> Iterator[dict[str, str]]:
             continue
 
 
-def test_flwr_run_from_a_checkout_gives_the_same_rounds(
-    superlink: dict[str, str], tmp_path: Path, launch: Launch
-) -> None:
-    app = tmp_path / "fl-distill"
-    kept = ("conf", "fl_distill", "strategies", "pyproject.toml", "README.md", "LICENSE")
-    app.mkdir()
-    for name in kept:
-        source = ROOT / name
-        if source.is_dir():
-            shutil.copytree(source, app / name, ignore=shutil.ignore_patterns("__pycache__"))
-        elif source.exists():
-            shutil.copy(source, app / name)
-    overrides = "strategy=fedprox rounds=3 sites=4 local.epochs=1 track.plots=false log=quiet"
+def flwr_run(folder: Path, environment: dict[str, str], overrides: str) -> str:
+    """What `flwr run` says of this package as an app, from a checkout in a folder."""
+    app = folder / "fl-distill"
+    for name in ("conf", "fl_distill", "strategies"):
+        shutil.copytree(ROOT / name, app / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, app / name)
+    config = ["--run-config", f'overrides="{overrides}"', "--federation-config", "num-supernodes=4"]
     done = subprocess.run(
-        [
-            "flwr",
-            "run",
-            ".",
-            "--stream",
-            "--run-config",
-            f'overrides="{overrides}"',
-            "--federation-config",
-            "num-supernodes=4",
-        ],
+        ["flwr", "run", ".", "--stream", *config],
         cwd=app,
-        env=superlink,
+        env=environment,
         capture_output=True,
         text=True,
         timeout=240,
         check=False,
     )
+    return done.stdout + done.stderr
+
+
+def test_flwr_run_from_a_checkout_gives_the_same_rounds(
+    superlink: dict[str, str], tmp_path: Path, launch: Launch
+) -> None:
+    overrides = "strategy=fedprox rounds=3 sites=4 local.epochs=1 track.plots=false log=quiet"
+    said = flwr_run(tmp_path, superlink, overrides)
     folders = list((tmp_path / "home" / ".fl-distill" / "runs").glob("*"))
-    assert len(folders) == 1, done.stdout + done.stderr
+    assert len(folders) == 1, said
     assert Finished(folders[0], 0).rows == launch(*overrides.split()).rows
+
+
+def test_flwr_run_says_what_cannot_run(superlink: dict[str, str], tmp_path: Path) -> None:
+    said = flwr_run(tmp_path, superlink, "strategy=fedavg codec.up=itn8 rounds=0")
+    assert "this cannot run:" in said
+    assert "did you mean 'int8'?" in said
+    assert "rounds must be a whole number >= 1" in said
+    wanted = ["flwr", "list", "--format", "json"]
+    listed = subprocess.run(wanted, env=superlink, capture_output=True, text=True, timeout=60, check=False)
+    assert '"finished:failed"' in listed.stdout, listed.stdout + listed.stderr

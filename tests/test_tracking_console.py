@@ -105,7 +105,7 @@ def test_a_pipe_says_what_learning_together_gave() -> None:
     one, two = (line for line in shown.splitlines() if line.startswith("round "))
     assert "alone" not in one
     assert "test 0.800  alone 0.750  gain +5.0  loss 0.250  up 2.5 MB  down" in two
-    assert "2.5 MB (300 kB knowledge) up, 1.0 kB down" in shown
+    assert "2.5 MB (300 kB of tensors) up, 1.0 kB down" in shown
     assert re.search(r"sites alone, test set +0.750 +–\ngain, in points +\+5.0 +–\n", shown)
     assert re.search(r"architecture +sites +alone +federated +gain +own data +worst site\n", shown)
     assert re.search(r"cnn +1 +0.850 +0.800 +-5.0 +0.900 +0.800\n", shown)
@@ -249,7 +249,7 @@ def test_points(value: float | None, shown: str) -> None:
         ({"bytes_up": 1000}, "1.0 kB"),
         ({"bytes_up": 1000, "knowledge_up": 0}, "1.0 kB"),
         ({"bytes_up": 1000, "knowledge_up": 990}, "1.0 kB"),
-        ({"bytes_up": 1000, "knowledge_up": 500}, "1.0 kB (500 B knowledge)"),
+        ({"bytes_up": 1000, "knowledge_up": 500}, "1.0 kB (500 B of tensors)"),
     ],
 )
 def test_knowledge_is_told_where_it_tells_something(record: dict[str, int], shown: str) -> None:

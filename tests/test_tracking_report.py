@@ -179,7 +179,7 @@ def test_the_report_says_what_learning_together_gave_and_what_it_warns_of(tmp_pa
     assert "<td>2</td><td>2</td><td>few examples</td>" in page
     assert "<td>gain, in points</td><td>+10.0</td><td>+20.0</td>" in page
     assert "<b>+10.0</b><span>gain, in points</span>" in page
-    assert "<b>1.0 kB</b><span>sent up, 300 B knowledge</span>" in page
+    assert "<b>1.0 kB</b><span>sent up, 300 B of tensors</span>" in page
     assert "<th>test set</th><th>alone</th><th>own data</th>" in page
     assert 'alt="architectures"' in page
 

@@ -34,7 +34,8 @@ def on_simplex(x: Tensor) -> Tensor:
 def in_ball(x: Tensor) -> Tensor:
     """argmin over p >= 0, ||p|| <= 1, of ||p - x||; (..., C)."""
     positive = x.clamp(min=0)
-    return positive / torch.linalg.vector_norm(positive, dim=-1, keepdim=True).clamp(min=1)
+    inside: Tensor = positive / torch.linalg.vector_norm(positive, dim=-1, keepdim=True).clamp(min=1)
+    return inside
 
 
 _SETS: Mapping[str, Callable[[Tensor], Tensor]] = {SIMPLEX: on_simplex, BALL: in_ball}

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .chain import NONE, Chain, chain
+from .classes import TopClasses
+from .nearest import SIMPLEX
 from .rate import parse_size
 
 
@@ -62,6 +64,8 @@ class Codecs:
         faults: list[str] = []
         object.__setattr__(self, "up", _read("up", self.up, faults))
         object.__setattr__(self, "down", _read("down", self.down, faults))
+        if not isinstance(self.sites, Mapping):
+            faults.append(f"sites is a map site -> codec, such as {{site-3: eden1}}, not {self.sites!r}")
         sites = self.sites if isinstance(self.sites, Mapping) else {}
         object.__setattr__(self, "sites", {k: _read(f"sites.{k}", v, faults) for k, v in sites.items()})
         try:
@@ -77,6 +81,19 @@ class Codecs:
     def any(self) -> bool:
         """Whether anything is coded at all."""
         return any(found.chain for found in (self.up, self.down, *self.sites.values()))
+
+
+def misfits(codecs: Codecs, rows: Mapping[str, str]) -> list[str]:
+    """A sentence for each way whose codec is of probabilities, where `rows` (see `nearest`) names none that travel."""
+    if SIMPLEX in rows.values():
+        return []
+    ways = {"up": codecs.up, "down": codecs.down} | {f"sites.{site}": own for site, own in codecs.sites.items()}
+    return [
+        f"codec.{name}={way.codec!r} is for rows of probabilities, and none travel: choose a strategy that exchanges "
+        "them, such as dsfl, or another codec"
+        for name, way in ways.items()
+        if way.chain is not None and any(word.startswith(TopClasses.word) for word in way.chain.text.split())
+    ]
 
 
 def _read(name: str, said: Any, faults: list[str]) -> Way:

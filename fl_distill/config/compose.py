@@ -22,6 +22,8 @@ from .keys import key_faults, lines, spelled_out
 
 Config = dict[str, Any]
 _BESIDE = "beside"
+COMMANDS = ("export", "federation", "site")
+"""Words that begin a command of another kind."""
 _lock = threading.Lock()
 
 
@@ -103,7 +105,8 @@ def _parse(overrides: Sequence[str]) -> list[Override]:
         try:
             parsed.append(parser.parse_override(text))
         except HydraException as error:
-            faults.append(f"cannot read {text!r}: {_first_line(error)}")
+            unlike = "" if "=" in text else f"; it is no setting=value{nearest(text, COMMANDS)}"
+            faults.append(f"cannot read {text!r}: {_first_line(error)}{unlike}")
     if faults:
         raise ConfigError(faults)
     return parsed

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from inspect import signature
 from typing import Any, TypeVar
 
-from ..codec.ways import Codecs
+from ..codec.ways import Codecs, misfits
 from ..errors import ConfigError
 from ..learning import Settings
 from ..models import build as model_build
@@ -109,7 +109,7 @@ def _component_faults(config: Mapping[str, Any], codecs: Codecs | None) -> list[
             "use fedavg, fedprox, fedsgd or feddf, or `fl-distill export` after the run"
         )
     if strategy is not None and codecs is not None:
-        faults += _idle_codecs(config["names"]["strategy"], strategy.idle_ways, codecs)
+        faults += _idle_codecs(config["names"]["strategy"], strategy.idle_ways, codecs) + misfits(codecs, strategy.rows)
     faults += _elsewhere_faults(config)
     in_use = {str(name) for name in _names_in_use(config)}
     if len(in_use) > 1 and strategy is not None and not strategy.mixes:

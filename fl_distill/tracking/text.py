@@ -36,13 +36,13 @@ def size(count: float | None) -> str:
 
 
 def knowledge(record: Mapping[str, Any], way: str) -> str:
-    """`300 kB knowledge` where tensors are clearly less than all that was sent `way` (up or down), else nothing."""
+    """`300 kB of tensors` where tensors are clearly less than all that was sent `way` (up or down), else nothing."""
     sent, tensors = record.get(f"bytes_{way}"), record.get(f"knowledge_{way}")
-    return f"{size(tensors)} knowledge" if sent and tensors and tensors < 0.9 * sent else ""
+    return f"{size(tensors)} of tensors" if sent and tensors and tensors < 0.9 * sent else ""
 
 
 def traffic(record: Mapping[str, Any], way: str) -> str:
-    """`2.5 MB`, and how much of it is knowledge where that tells something: `2.5 MB (300 kB knowledge)`."""
+    """`2.5 MB`, and how much of it is tensors where that tells something: `2.5 MB (300 kB of tensors)`."""
     told = knowledge(record, way)
     return size(record.get(f"bytes_{way}")) + (f" ({told})" if told else "")
 
