@@ -1,10 +1,23 @@
 """Grids that stand before another one; as a strategy sees it in one round: only the nodes asked."""
 
-from collections.abc import Iterable, Sequence
-from typing import final
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol, final, runtime_checkable
 
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
+
+
+@runtime_checkable
+class Connects(Protocol):
+    """A grid that knows when its nodes connected; Flower's own only says who is there."""
+
+    def connections(self) -> Mapping[int, str]:
+        """See the function of this name."""
+
+
+def connections(grid: Grid) -> Mapping[int, str]:
+    """The nodes that are there, each with a word that changes when it connects anew, where that is known."""
+    return grid.connections() if isinstance(grid, Connects) else dict.fromkeys(grid.get_node_ids(), "")
 
 
 class Passing(Grid):

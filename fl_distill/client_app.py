@@ -73,13 +73,14 @@ def _guard(job_of: JobOf, message: Message, context: Context, call_next: Call) -
 
 
 def _admit(place: Workplace, policy: Policy, index: int, message: Message) -> None:
-    """Raise `Refused` where a message asks for another strategy's work, or for more than the policy lets out."""
-    kind, strategy = message.metadata.message_type, place.strategy
+    """Raise `Refused` where a message asks for another strategy's work, or for more than the site does or lets out."""
+    kind, strategy, e = message.metadata.message_type, place.strategy, place.experiment
+    place.limits.admit(vars(e.settings(place.federation.names[index])), e.rounds)
     if kind not in (MessageType.QUERY, MessageType.EVALUATE, strategy.action):
         raise Refused(f"this run's strategy is {place.strategy_name}, which does not ask for {kind!r}")
     asked = message.content.config_records.get("config", ConfigRecord())
-    if int(str(asked.get("server-round", 0))) > place.experiment.rounds + 1:
-        raise Refused(f"this run was announced with {place.experiment.rounds} rounds")
+    if int(str(asked.get("server-round", 0))) > e.rounds + 1:
+        raise Refused(f"this run was announced with {e.rounds} rounds")
     half = halves.of(strategy.action)
     kinds = {*halves.leaves(half, asked), *halves.leaves(half, strategy.site_config())}
     policy.admit(place.strategy_name, sorted(kinds), sum(place.federation.label_counts(index)))
@@ -127,7 +128,7 @@ def _client(place: Workplace, index: int) -> Client:
         together=place.together[index],
         precision=e.quantized_model,
         least=place.policy.min_examples if place.policy else 1,
-        most_epochs=place.most_epochs,
+        most_epochs=place.limits.epochs,
     )
 
 

@@ -105,10 +105,15 @@ def in_order(replies: Iterable[Reply], nodes: Sequence[int]) -> Iterator[Reply]:
             current = next(queue, None)
 
 
+def fault_of(message: Message) -> str | None:
+    """What went wrong, in the words of whoever sent this error."""
+    return (_clean(message.error.reason) or f"error {message.error.code}") if message.has_error() else None
+
+
 def _reply(message: Message, node: int, down: int, knowledge: int) -> Reply:
     # Errors that the infrastructure makes name no node of ours, hence the node that was asked.
-    if message.has_error():
-        return Reply(node, message, _clean(message.error.reason) or f"error {message.error.code}", down, 0, knowledge)
+    if (fault := fault_of(message)) is not None:
+        return Reply(node, message, fault, down, 0, knowledge)
     up, told = payload_bytes(message.content), knowledge_bytes(message.content)
     return Reply(node, message, None, down, up, knowledge, told)
 

@@ -104,7 +104,7 @@ def _own_job(path: Path, _: int, overrides: str, run: str) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     _forget(folder, own.keep_runs)
     participant = own.name if own.part is None else None
-    return job_text(config, folder, participant, own.part, asdict(own.policy), own.limits.epochs)
+    return job_text(config, folder, participant, own.part, asdict(own.policy), asdict(own.limits))
 
 
 def _forget(current: Path, keep: int) -> None:

@@ -1,21 +1,23 @@
-"""Who takes part: which node is which site, asked once of every node that appears."""
+"""Who takes part: which node is which site, asked of every node that connects."""
 
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
-from flwr.app import ConfigRecord, Message, MessageType, RecordDict
+from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
 from . import __version__
+from .asked import connections
 from .checks import whole
-from .collect import Collector
+from .collect import Collector, fault_of
 from .errors import RunStopped
 from .registered import Registered, misnamed, name_of
+from .rollcall import RollCall, questions
 from .strategies import Sender
 
 _PATIENCE = 3
-"""How often a node is asked who it is before it is left alone: each time may cost a round its timeout."""
+"""How often a node that fails to say who it is is asked, until it connects anew."""
 
 RESERVED = ("server", "selected")
 """Names of models in a run's folder, which no site may have."""
@@ -50,9 +52,14 @@ class Roster:
     ) -> None:
         self._grid, self._collector, self._classes = grid, collector, classes
         self._public, self._models, self._registered = public, models, registered
+        self._calls = RollCall(grid, collector.timeout_s)
         self._members: dict[str, Member] = {}
-        self._asked: set[int] = set()
+        self._connections: Mapping[int, str] = {}
+        self._due: set[int] = set()
+        """Nodes to be asked again."""
         self._silent: dict[int, int] = {}
+        self._doubles: dict[int, str] = {}
+        """Nodes that bear the name of a member."""
         self.refused: dict[str, str] = {}
         """Nodes that may not take part, by registered name where there is one -> why."""
 
@@ -66,25 +73,52 @@ class Roster:
         known = (member for member in self._members.values() if member.node == node)
         return next((Sender(member.name, member.model) for member in known), Sender(str(node)))
 
-    def refresh(self) -> None:
-        """Forget nodes that are gone, and ask every node that was not asked yet who it is; the silent ones thrice."""
-        there = set(self._grid.get_node_ids())
+    def ask(self, node: int) -> None:
+        """Ask a node anew who it is; `refresh` will say when it has answered."""
+        self._calls.ask([node])
+
+    def refresh(self) -> set[int]:
+        """Forget nodes that are gone, ask those that came (back) who they are; returns those that have answered.
+
+        It waits for nobody: a node takes part from its answer on, however busy it was when it came.
+        """
+        there = connections(self._grid)
+        new = self._newcomers(there)
+        answers = self._calls.answers(there)
+        for node, answer in answers.items():
+            self._heard(node, answer, fault_of(answer))
+        self._calls.ask(new)
+        return set(answers)
+
+    def call(self) -> None:
+        """The same at the start of a run, where everybody is waited for."""
+        new = self._newcomers(connections(self._grid))
+        for reply in self._collector.collect(self._grid, questions(new)) if new else ():
+            self._heard(reply.node, reply.message, reply.fault)
+
+    def _newcomers(self, there: Mapping[int, str]) -> list[int]:
+        """Nodes to be asked: those that have connected since the last time, and those that are due."""
         self._members = {name: member for name, member in self._members.items() if member.node in there}
-        self._asked &= there  # a node that comes back under its old number is asked again
-        new = sorted(there - self._asked)
-        if not new:
+        fresh = {node for node, connection in there.items() if self._connections.get(node) != connection}
+        single = {node for node, name in self._doubles.items() if name not in self._members}
+        new = (fresh | single | self._due) & there.keys()
+        self._connections, self._due = there, set()
+        self._silent = {node: times for node, times in self._silent.items() if node not in fresh}
+        self._doubles = {node: name for node, name in self._doubles.items() if node not in new}
+        return sorted(new)
+
+    def _heard(self, node: int, answer: Message | None, fault: str | None) -> None:
+        known = next((name for name, member in self._members.items() if member.node == node), None)
+        if answer is not None and fault is None:
+            self._members.pop(known or "", None)  # what it holds may have changed
+            self._admit(node, answer.content)
             return
-        self._asked |= set(new)
-        content = RecordDict({"config": ConfigRecord({"version": __version__})})
-        messages = [Message(content, node, MessageType.QUERY, group_id="roll-call") for node in new]
-        for reply in self._collector.collect(self._grid, messages):
-            if reply.fault is not None or reply.message is None:
-                self.refused[self._label(reply.node)] = reply.fault or "no answer"
-                self._silent[reply.node] = self._silent.get(reply.node, 0) + 1
-                if self._silent[reply.node] < _PATIENCE:
-                    self._asked.discard(reply.node)
-            else:
-                self._admit(reply.node, reply.message.content)
+        if known is not None:
+            return  # what it said before still holds
+        self.refused[self._label(node)] = fault or "no answer"
+        self._silent[node] = self._silent.get(node, 0) + 1
+        if self._silent[node] < _PATIENCE:
+            self._due.add(node)
 
     def wait_for(self, wanted: int, least: int, seconds: float, stopped: Callable[[], None]) -> None:
         """Wait until `wanted` sites are there; after `seconds`, go on with `least`, or raise `RunStopped`."""
@@ -92,7 +126,7 @@ class Roster:
         while True:
             stopped()
             if len(list(self._grid.get_node_ids())) >= wanted or time.monotonic() > deadline:
-                self.refresh()
+                self.call()
                 if len(self._members) >= wanted or time.monotonic() > deadline:
                     break
                 self._fail_early(wanted)
@@ -112,19 +146,14 @@ class Roster:
         first = list(dict.fromkeys(self.refused.values()))[:3]
         return ": " + "; ".join(first) if first else ""
 
-    def hear(self, node: int, content: RecordDict) -> None:
-        """A node said anew who it is."""
-        self._members = {name: member for name, member in self._members.items() if member.node != node}
-        self._admit(node, content)
-
     def _admit(self, node: int, content: RecordDict) -> None:
         about = content.config_records.get("site", ConfigRecord())
         if about.get("spare"):
             return
         if (fault := self._fault(node, about)) is not None:
             self.refused[self._label(node)] = fault
-            if str(about.get("name")) in self._members:  # until the one that bears its name is gone
-                self._asked.discard(node)
+            if (name := str(about.get("name"))) in self._members:
+                self._doubles[node] = name
             return
         counts = tuple(int(str(n)) for n in _items(about["label-counts"]))
         name = str(about["name"])

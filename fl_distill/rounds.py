@@ -42,6 +42,9 @@ class Progress:
     logged: int = 0
     """The last round whose row was written."""
     last: Row | None = None
+    """The last row with scores."""
+    failures: Mapping[str, str] = field(default_factory=dict)
+    """Of the last row that was written, with scores or without."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,7 @@ class Rounds:
     ) -> None:
         self._e, self._strategy, self._coding, self._grid = e, strategy, coding, grid
         self._roster, self._collector, self._hooks = roster, collector, hooks
-        self._owed = Owed(grid, collector.timeout_s, roster.hear)
+        self._owed = Owed(roster.ask)
         self._shared_model = bool(getattr(strategy, "has_server_model", True))
         self._partial = bool(getattr(strategy, "partial_work", True))
 
@@ -144,7 +147,6 @@ class Rounds:
             self._hooks.saved(progress)
 
     def _ask(self, number: int) -> tuple[list[Member], Row]:
-        self._roster.refresh()
         policy = self._e.collect
         members = self._present(number)
         if len(members) < policy.min_sites:
@@ -164,7 +166,7 @@ class Rounds:
 
     def _present(self, number: int) -> list[Member]:
         """The sites that are there in round `number`."""
-        self._owed.refresh()
+        self._owed.free(self._roster.refresh())
         absent = self._e.collect.away
         return [member for member in self._roster.members if not away(absent.get(member.name, ""), number)]
 
@@ -250,7 +252,7 @@ class Rounds:
     def _close(self, progress: Progress, row: Row) -> None:
         for key in progress.totals:
             progress.totals[key] += row[key]
-        progress.logged = row["round"]
+        progress.logged, progress.failures = row["round"], row["failures"]
         if progress.last is None or _scored(row):
             progress.last = row
         accuracy = row["validation_accuracy"]

@@ -186,6 +186,7 @@ class _Server:
             totals=notes["totals"],
             logged=notes["logged"],
             last=notes["last"],
+            failures=notes["failures"],
         )
 
     def _initial(self) -> ArrayRecord:
@@ -236,9 +237,8 @@ class _Server:
         self._observers.round_done(row)
 
     def _save(self, progress: Progress) -> None:
-        notes = {key: getattr(progress, key) for key in ("open", "best", "stale", "totals", "logged", "last")} | {
-            "trackers": self._observers.state()
-        }
+        noted = ("open", "best", "stale", "totals", "logged", "last", "failures")
+        notes = {key: getattr(progress, key) for key in noted} | {"trackers": self._observers.state()}
         best = progress.best_arrays
         self._checkpoints.save(
             Saved(
@@ -285,17 +285,17 @@ class _Server:
             **progress.totals,
             **{key: finite(last.get(key)) for key in keys},
             "selected": {key: best.get(key) for key in ("round", "validation_accuracy", *keys)},
-            "left_out": self._left_out(last),
+            "left_out": self._left_out(progress.failures),
             "architectures": architectures(last.get("sites", {})),
             "codec": {**last.get("codec", {}), "layers": self._coding.layers} if self._e.codec.any else {},
             "sites": last.get("sites", {}),
         }
 
-    def _left_out(self, last: Row) -> dict[str, str]:
+    def _left_out(self, failures: Mapping[str, str]) -> dict[str, str]:
         """Who had no part in the last round, and why."""
         missing = self._place.sites - len(self._roster.members) - len(self._roster.refused)
         absent = {f"{missing} of {self._place.sites} sites": "not there"} if missing > 0 else {}
-        return {**last.get("failures", {}), **self._roster.refused, **absent}
+        return {**failures, **self._roster.refused, **absent}
 
     def _finish(self, summary: Summary, status: Status) -> None:
         try:

@@ -18,7 +18,7 @@ from .data.types import Federation, Site
 from .errors import ConfigError
 from .learning import Settings, can_be_stacked, pays
 from .models.build import build, faults
-from .policy import Policy
+from .policy import Limits, Policy
 from .roster import RESERVED
 from .seeds import derive
 from .strategies import SiteStrategy
@@ -34,15 +34,15 @@ def job_text(
     participant: str | None = None,
     index: int | None = None,
     policy: Mapping[str, Any] | None = None,
-    most_epochs: float | None = None,
+    limits: Mapping[str, Any] | None = None,
 ) -> str:
     """An experiment and its folder as one string: all that travels to worker processes.
 
     participant: the one site whose data is here, "" for a server without any; None where all sites' data is here.
-    index: the site that this process is, whatever a message says. policy, most_epochs: what that site lets leave, and
-    how many passes over anything it does in a round.
+    index: the site that this process is, whatever a message says. policy, limits: what that site lets leave, and the
+    most that it does.
     """
-    bounds = {"policy": policy, "most_epochs": most_epochs}
+    bounds = {"policy": policy, "limits": limits or {}}
     job = {"config": config, "folder": str(folder), "participant": participant, "index": index, **bounds}
     return json.dumps(job, sort_keys=True)
 
@@ -54,7 +54,7 @@ def workplace(text: str) -> "Workplace":
     policy = Policy(**job["policy"]) if job["policy"] is not None else None
     index = 0 if job["participant"] else job["index"]
     place = Workplace(typed(job["config"]), Path(job["folder"]), job["participant"], index, policy)
-    place.most_epochs = job["most_epochs"]
+    place.limits = Limits(**job["limits"])
     return place
 
 
@@ -70,7 +70,7 @@ class Workplace:
         policy: Policy | None = None,
     ) -> None:
         self.experiment, self.folder, self.index, self.policy = experiment, folder, index, policy
-        self.most_epochs: float | None = None
+        self.limits = Limits()
         self._participant = participant
         self._sites: dict[int, Site] = {}
         self._models: dict[tuple[str, str], nn.Module] = {}

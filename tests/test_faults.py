@@ -10,8 +10,12 @@ from pathlib import Path
 
 import psutil
 import pytest
+from flwr.app import Message
 
-from fl_distill import cli
+from fl_distill import cli, client_app
+from fl_distill.client import Task
+from fl_distill.errors import BadUpdate
+from fl_distill.runtime.tasks import FIRST_NODE
 
 from .conftest import Finished, Launch, command
 
@@ -98,6 +102,25 @@ def test_a_site_that_raises_is_named_and_its_text_stays_at_home(launch: Launch) 
     assert "toaster" in (done.folder / "sites" / "errors.log").read_text()
     assert set(done.rows[0]["failures"]) == {"site-2"}
     assert done.summary["left_out"] == done.rows[-1]["failures"], "the end tells who had no part in it"
+
+
+def test_the_end_tells_of_the_last_round_even_when_nothing_was_scored_in_it(
+    launch: Launch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = client_app._task
+
+    def task(message: Message) -> Task:
+        found = whole(message)
+        if found.round == 2 and message.metadata.dst_node_id == FIRST_NODE:
+            raise BadUpdate("not today")
+        return found
+
+    monkeypatch.setattr(client_app, "_task", task)
+    done = launch("strategy=local", "evaluate.sites_every=0", "rounds=2", "model=mlp", "runtime.workers=0")
+    assert [row["failures"] for row in done.rows] == [{}, {"site-0": "not today"}]
+    for again in ((), (f"resume={done.folder}", "log=quiet")):
+        assert not again or cli.run(list(again)) == 0
+        assert done.summary["left_out"] == {"site-0": "not today"}
 
 
 def test_too_few_results_stop_the_run_with_everything_saved(launch: Launch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import inspect
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from flwr.app.message import remove_content_from_message
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
 from flwr.common.serde import message_to_proto
 from flwr.proto.message_pb2 import PullObjectResponse
-from flwr.proto.runtime_pb2 import PullAppMessagesResponse
+from flwr.proto.node_pb2 import NodeInfo
+from flwr.proto.runtime_pb2 import GetNodesResponse, PullAppMessagesResponse
 from flwr.serverapp import Grid
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
 from flwr.supercore.inflatable.inflatable_utils import ObjectUnavailableError
@@ -130,6 +132,7 @@ def test_error_codes() -> None:
         ErrorCode.REPLY_MESSAGE_UNAVAILABLE,
         ErrorCode.NODE_UNAVAILABLE,
     ]
+    assert private.SUPERLINK == SUPERLINK_NODE_ID
     assert len({private.RAISED, private.APP_CRASHED, private.NO_REPLY, private.UNAVAILABLE}) == 4
 
 
@@ -161,7 +164,7 @@ def test_who_pulls_waits_for_objects_that_are_on_their_way() -> None:
 
     assert private.objects(["a"], pull) == {"a": b"x"}, MOVED + "pull_objects"
     left.append("again")
-    with pytest.raises(private.Lost):
+    with pytest.raises(private.Late):
         private.objects(["a"], pull, patient=False)
 
 
@@ -199,8 +202,13 @@ class Client:
 
     def PullObject(self, request: Any) -> PullObjectResponse:  # noqa: N802
         self.pulled += 1
-        data = self.objects.get(request.object_id, b"")
-        return PullObjectResponse(object_found=bool(data), object_available=bool(data), object_content=data)
+        data = self.objects.get(request.object_id)
+        return PullObjectResponse(
+            object_found=data is not None, object_available=bool(data), object_content=data or b""
+        )
+
+    def GetNodes(self, request: Any) -> GetNodesResponse:  # noqa: N802
+        return GetNodesResponse(nodes=[NodeInfo(node_id=1001, last_activated_at="12:30")])
 
     def ConfirmMessageReceived(self, request: Any) -> None:  # noqa: N802
         self.confirmed = request.message_object_id
@@ -217,16 +225,22 @@ def test_replies_are_fetched_over_the_connection_of_flowers_own_grid() -> None:
     desk = private.Desk.of(grid)
     assert desk is not None
     ((head, tree),) = desk.heads(["abc"])
-    found, unasked = desk.fetch(head, tree, "only")
+    pull = partial(desk.pull, 7)
+    found, unasked = private.fetch(head, tree, pull, "only")
     assert (found.content, found.metadata.src_node_id) == (reply.content, 1001), MOVED + "HttpGrid"
     assert (client.pulled, len(unasked)) == (1, 2)
     desk.confirm(found.metadata)
     assert client.confirmed == reply.metadata.message_id
-    whole, unasked = desk.fetch(head, tree, "other")
+    whole, unasked = private.fetch(head, tree, pull, "other")
     assert (whole.content, unasked) == (reply.content, [])
+    client.objects = dict.fromkeys(client.objects, b"")
+    with pytest.raises(private.Late):
+        private.fetch(head, tree, pull, "only", patient=False)
     client.objects.clear()
-    lost, _ = desk.fetch(head, tree, "only")
-    assert (lost.error.code, lost.metadata.reply_to_message_id) == (ErrorCode.MESSAGE_UNAVAILABLE, "abc")
+    with pytest.raises(private.Lost) as never:
+        private.fetch(head, tree, pull, "only")
+    assert not isinstance(never.value, private.Late), MOVED + "PullObject no longer says what will never come."
+    assert desk.connections() == {1001: "12:30"}, MOVED + "HttpGrid.get_nodes"
     assert private.Desk.of(None) is None  # type: ignore[arg-type]
 
 

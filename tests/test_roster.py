@@ -1,20 +1,25 @@
 """Who may take part: what a node says of itself is checked before it is believed."""
 
 import json
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from fl_distill import __version__
 from fl_distill.asked import Asked
 from fl_distill.collect import Collector
 from fl_distill.registered import Registered, nodes
-from fl_distill.roster import Roster
+from fl_distill.roster import Member, Roster
 from fl_distill.rows import add_scores, open_row, site_entry
+from fl_distill.runtime.flower_private import identity
 from fl_distill.runtime.process_grid import ProcessGrid
+
+from .nodes import Nodes
 
 GOOD = {"name": "mercy", "version": __version__, "model": "mlp", "classes": ["a", "b"], "label-counts": [3, 4]}
 
@@ -44,7 +49,7 @@ def test_what_a_node_says_of_itself_is_checked(change: dict[str, Any], sentence:
 
     with ProcessGrid(app, nodes=1, workers=0) as grid:
         roster = Roster(grid, Collector(), ("a", "b"))
-        roster.refresh()
+        roster.call()
     if sentence is None:
         assert [member.examples for member in roster.members] == [7]
     else:
@@ -61,7 +66,7 @@ def test_an_architecture_that_the_server_must_know_and_does_not_is_refused() -> 
 
     with ProcessGrid(app, nodes=1, workers=0) as grid:
         roster = Roster(grid, Collector(), ("a", "b"), models=["cnn"])
-        roster.refresh()
+        roster.call()
     assert "its model is 'mlp', the server knows cnn" in " ".join(roster.refused.values())
 
 
@@ -77,7 +82,7 @@ def test_a_node_that_returns_is_admitted_again_and_a_double_once_the_first_is_go
 
         def of(*nodes: int) -> list[int]:
             roster._grid = Asked(whole, nodes)
-            roster.refresh()
+            roster.call()
             return [member.node for member in roster.members]
 
         roster = Roster(whole, Collector(), ("a", "b"))
@@ -89,6 +94,99 @@ def test_a_node_that_returns_is_admitted_again_and_a_double_once_the_first_is_go
         assert of(second) == [second]
 
 
+def test_a_node_that_returns_is_not_waited_for(grid: Nodes) -> None:
+    """It may still be busy with work of before it went."""
+    roster = met(grid, 5, 6)
+    del grid.there[6]
+    assert [member.node for member in after(roster)] == [5]
+    grid.there[6] = "later"
+    began = time.monotonic()
+    for _ in range(3):
+        assert [member.node for member in after(roster)] == [5]
+    assert time.monotonic() - began < 1.0
+    (question,) = grid.questions()
+    grid.answer(question, about(6))
+    assert roster.refresh() == {6}
+    assert [member.node for member in roster.members] == [5, 6]
+    assert roster.refresh() == set()
+    assert grid.questions() == []
+
+
+def test_a_member_that_has_connected_anew_stays_one_and_says_who_it_is_now(grid: Nodes) -> None:
+    """Its process was restarted between two rounds: perhaps with another model."""
+    roster = met(grid, 5, 6)
+    grid.there[6] = "later"
+    assert [member.model for member in after(roster)] == ["mlp", "mlp"]
+    (question,) = grid.questions()
+    grid.answer(question, about(6, model="cnn"))
+    assert [member.model for member in after(roster)] == ["mlp", "cnn"]
+    grid.there[6] = "later still"
+    after(roster)
+    (question,) = grid.questions()
+    grid.answer(question, Error(1005, "the site was stopped while it worked"))
+    assert [member.model for member in after(roster)] == ["mlp", "cnn"]
+    assert not roster.refused
+
+
+@pytest.mark.parametrize("refusal", [{"version": "0.0"}, None])
+def test_a_site_that_was_refused_is_asked_again_when_it_comes_back(grid: Nodes, refusal: dict[str, str] | None) -> None:
+    roster = met(grid, 5)
+    grid.there[6] = "with a wrong site.yaml"
+    wrong = Error(1004, "policy") if refusal is None else about(6, **refusal)
+    rounds = 0
+    while rounds < 10:
+        after(roster)
+        for question in grid.questions():
+            grid.answer(question, wrong)
+        rounds += 1
+    assert len(roster.refused) == 1
+    assert len([message for message in grid.asked if message.metadata.dst_node_id == 6]) <= 3, "not every round"
+    grid.there[6] = "mended"
+    after(roster)
+    (question,) = grid.questions()
+    grid.answer(question, about(6))
+    assert [member.node for member in after(roster)] == [5, 6]
+    assert not roster.refused
+
+
+def test_a_site_that_was_asked_for_an_answer_is_told_of_with_it(grid: Nodes) -> None:
+    roster = met(grid, 5, 6)
+    roster.ask(6)
+    (question,) = grid.questions()
+    grid.expire(question)
+    assert roster.refresh() == set(), "only it itself can say that it is free"
+    roster.ask(6)
+    grid.answer(grid.questions()[-1], about(6))
+    assert roster.refresh() == {6}
+    assert len(roster.members) == 2
+
+
+@pytest.fixture
+def grid() -> Iterator[Nodes]:
+    with identity(7):
+        yield Nodes()
+
+
+def about(node: int, **change: str) -> RecordDict:
+    return RecordDict({"site": ConfigRecord({**GOOD, "name": f"site-{node}", **change})})  # type: ignore[dict-item]
+
+
+def met(grid: Nodes, *nodes: int) -> Roster:
+    """A roster to which these nodes have said who they are."""
+    roster = Roster(grid, Collector(timeout_s=5.0), ("a", "b"))
+    grid.there = dict.fromkeys(nodes, "first")
+    roster.refresh()
+    for question in grid.questions():
+        grid.answer(question, about(question.metadata.dst_node_id))
+    assert roster.refresh() == set(nodes)
+    return roster
+
+
+def after(roster: Roster) -> list[Member]:
+    roster.refresh()
+    return roster.members
+
+
 def test_a_name_belongs_to_the_key_that_it_was_registered_for(tmp_path: Path) -> None:
     app = ClientApp()
 
@@ -98,7 +196,7 @@ def test_a_name_belongs_to_the_key_that_it_was_registered_for(tmp_path: Path) ->
 
     def admitted(registered: Registered) -> tuple[list[int], str]:
         roster = Roster(grid, Collector(), ("a", "b"), registered=registered)
-        roster.refresh()
+        roster.call()
         return [member.node for member in roster.members], " ".join(roster.refused.values())
 
     def unreadable() -> dict[str, int]:

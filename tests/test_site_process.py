@@ -85,6 +85,18 @@ def test_a_message_cannot_ask_for_more_work_than_was_announced(site: Path) -> No
     assert "announced with 2 rounds" in error(reply, SITE_REFUSED)
 
 
+def test_limits_hold_for_the_settings_that_a_part_has(site: Path) -> None:
+    """The site calls itself mercy, and trains with what is said of site-0."""
+    with (site / "site.yaml").open("a") as file:
+        file.write("limits: {epochs: 5}\n")
+    for kind in ("query", "train"):
+        reply = ask(site, kind, f"{REQUEST} per_site.site-0.epochs=50")
+        assert "does at most 5 epochs for one request, not 50" in error(reply, SITE_REFUSED)
+    assert "at most 5 epochs" in error(ask(site, "query", f"{REQUEST} local.epochs=50"), SITE_REFUSED)
+    for fine in ("per_site.mercy.epochs=50", "per_site.site-1.epochs=50", "local.epochs=50 per_site.site-0.epochs=1"):
+        assert ask(site, "query", f"{REQUEST} {fine}").has_content()
+
+
 def test_a_refusal_happens_before_anything_is_stored(site: Path) -> None:
     (site / "site.yaml").write_text(SITE.format(model="mlp", policy="may_leave: []"))
     assert "lets nothing leave" in error(ask(site, "train", REQUEST, weights(site)), SITE_REFUSED)

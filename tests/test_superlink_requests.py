@@ -5,14 +5,16 @@ from typing import Any
 
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
-from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
-from flwr.supercore.inflatable.inflatable_utils import ObjectUnavailableError
 
+from fl_distill.asked import Asked, connections
 from fl_distill.runtime import link as link_module
 from fl_distill.runtime.deployed import Deployed
-from fl_distill.runtime.envelope import opened, sealed
-from fl_distill.runtime.flower_private import Gone, fetch, identity, stamp
+from fl_distill.runtime.envelope import Sealing, opened, sealed
+from fl_distill.runtime.flower_private import identity, stamp
 from fl_distill.runtime.link import Link
+
+from .nodes import Nodes
+from .superlink import Store
 
 CONTENT = RecordDict({"config": ConfigRecord({"a": 1}), "arrays": ArrayRecord({"w": Array("u1", (2,), "x", b"ab")})})
 
@@ -21,50 +23,6 @@ CONTENT = RecordDict({"config": ConfigRecord({"a": 1}), "arrays": ArrayRecord({"
 def run() -> Iterator[None]:
     with identity(7):
         yield
-
-
-class Store:
-    """Stands for a SuperLink as a site's line and a ServerApp's desk see it: messages, and objects that may be late."""
-
-    node = 5
-
-    def __init__(self) -> None:
-        self.objects: dict[str, bytes] = {}
-        self.late: set[str] = set()
-        self.calls: list[str] = []
-        self.waiting: list[tuple[Message, Any]] = []
-        self.gone = False
-
-    def add(self, message: Message) -> Message:
-        stamp(message, message.object_id)
-        self.waiting.append((message, get_object_tree(message)))
-        self.objects |= {key: found.deflate() for key, found in get_all_nested_objects(message).items()}
-        return message
-
-    def next(self) -> tuple[Message, Any] | None:
-        return self.waiting.pop(0) if self.waiting else None
-
-    def heads(self, message_ids: list[str]) -> list[tuple[Message, Any]]:
-        self.calls.append("look")
-        found, self.waiting = self.waiting, []
-        return found
-
-    def pull(self, run: int, object_id: str) -> bytes:
-        self.calls.append("pull")
-        if self.gone:
-            raise Gone
-        if object_id in self.late:
-            raise ObjectUnavailableError(object_id)
-        return self.objects[object_id]
-
-    def fetch(self, head: Message, tree: Any, lone: str) -> tuple[Message, list[str]]:
-        return fetch(head, tree, lambda object_id: self.pull(7, object_id), lone)
-
-    def send(self, reply: Message, seconds: float) -> None:
-        self.calls.append("send")
-
-    def confirm(self, *what: Any) -> None:
-        self.calls.append(f"confirm {what[-1] if len(what) == 2 else what[0].message_id}")
 
 
 def message(content: RecordDict, group: str = "", ttl: float | None = None) -> Message:
@@ -222,6 +180,25 @@ def test_a_plain_reply_is_confirmed_at_once() -> None:
     (found,) = Deployed(None, store).pull_messages(["1"])  # type: ignore[arg-type]
     assert found.content == CONTENT
     assert store.calls[-1] == f"confirm {reply.metadata.message_id}"
+
+
+def test_who_connected_anew_is_known_through_everything_that_stands_before_the_superlink() -> None:
+    nodes = Nodes(5, 6)
+    whole = Sealing(Deployed(None, nodes))  # type: ignore[arg-type]
+    assert connections(whole) == {5: "first", 6: "first"}
+    nodes.there[6] = "second"
+    assert connections(whole) == {5: "first", 6: "second"}
+    assert connections(Asked(whole, [7])) == {7: ""}, "nodes of its own"
+    assert connections(Unknowing(nodes)) == {5: "", 6: ""}
+
+
+class Unknowing(Nodes):
+    """As Flower's own grids."""
+
+    def __init__(self, nodes: Nodes) -> None:
+        super().__init__(*nodes.there)
+
+    connections = None  # type: ignore[assignment]
 
 
 def test_a_grid_that_flower_did_not_make_stays_as_it_is() -> None:

@@ -91,8 +91,8 @@ def compose_request(overrides: str, own: Own) -> dict[str, Any]:
     typed(config)
     if own.part is None and config["models"] and not isinstance(config["models"], Mapping):
         raise Refused("the request deals architectures out in turn, which needs all sites: name this site's `model`")
-    local = config["local"] | (config["per_site"] or {}).get(own.name, {})
-    own.limits.admit(local, config["rounds"])
+    if own.part is None:  # whose settings a part has, its data say: whoever reads them asks for the limits again
+        own.limits.admit(config["local"] | (config["per_site"] or {}).get(own.name, {}), config["rounds"])
     return config
 
 

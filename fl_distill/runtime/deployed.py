@@ -1,14 +1,14 @@
 """The grid of a ServerApp that a SuperLink started: replies soon after they are there, at the price of few requests."""
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import final
 
-from flwr.app import Message, Metadata
+from flwr.app import Message, MessageType
 from flwr.serverapp import Grid
 
 from ..asked import Passing
-from .envelope import KEY
+from .arrivals import Arrivals
 from .flower_private import Desk
 from .pace import Pace
 
@@ -21,11 +21,11 @@ class Deployed(Passing):
 
     def __init__(self, grid: Grid, desk: Desk, sleep: Callable[[float], None] = time.sleep) -> None:
         super().__init__(grid)
-        self._desk, self._sleep, self._pace = desk, sleep, Pace(_QUICK, _SLOW, _SLOW, _SHARE)
-        self._last: dict[int, Metadata] = {}
-        """By node: a reply of which not everything may have arrived yet, so that it cannot be confirmed."""
-        self._done: list[Metadata] = []
+        self._desk, self._arrivals = desk, Arrivals(desk)
+        self._sleep, self._pace = sleep, Pace(_QUICK, _SLOW, _SLOW, _SHARE)
         self._pause = 0.0
+        self._waiting: set[str] = set()
+        """What the pause is for; who looks for something else does not wait."""
 
     @staticmethod
     def over(grid: Grid) -> Grid:
@@ -33,39 +33,31 @@ class Deployed(Passing):
         desk = Desk.of(grid)
         return grid if desk is None else Deployed(grid, desk)
 
+    def connections(self) -> Mapping[int, str]:
+        """The nodes that are online, and since when."""
+        return self._desk.connections()
+
     def push_messages(self, messages: Iterable[Message]) -> Sequence[str]:
-        """Hand on; replies are expected from now on."""
+        """Hand on; replies are expected from now on, though not to questions, which take any time."""
+        messages = list(messages)
         pushed = list(self.grid.push_messages(messages))
-        self._pace.expect()
-        self._pause = self._pace.pause()
+        self._arrivals.expect(pushed, messages)
+        if any(message.metadata.message_type != MessageType.QUERY for message in messages):
+            self._pace.expect()
+            self._pause, self._waiting = self._pace.pause(), set(pushed)
         return pushed
 
     def pull_messages(self, message_ids: Iterable[str]) -> Sequence[Message]:
         """The replies that are there after a pause."""
-        self._sleep(self._pause)
+        wanted = set(message_ids)
+        self._sleep(self._pause if wanted & self._waiting else 0.0)
         before = time.monotonic()
-        found = self._desk.heads(message_ids)
+        news = self._arrivals.look(wanted)
         took = time.monotonic() - before
-        if found:
+        replies = self._arrivals.take(wanted)
+        if news or replies:
             self._pace.came()
         else:
-            self._confirm()
-        replies = [self._fetched(head, tree) for head, tree in found]
-        self._pause = 0.0 if found else self._pace.pause(took)
+            self._arrivals.settle()
+        self._pause, self._waiting = 0.0 if replies else self._pace.pause(took), wanted
         return replies
-
-    def _fetched(self, head: Message, tree: object) -> Message:
-        reply, unasked = self._desk.fetch(head, tree, KEY)
-        if unasked:
-            # A site that has sent another reply has sent this one to its end.
-            if (earlier := self._last.pop(head.metadata.src_node_id, None)) is not None:
-                self._done.append(earlier)
-            self._last[head.metadata.src_node_id] = head.metadata
-        else:
-            self._desk.confirm(head.metadata)
-        return reply
-
-    def _confirm(self) -> None:
-        """Nothing is there to be fetched: time to say what was."""
-        while self._done:
-            self._desk.confirm(self._done.pop())

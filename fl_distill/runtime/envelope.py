@@ -5,13 +5,13 @@ deep one. Only nodes that said so in an answer of theirs are sent envelopes; a s
 """
 
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import final
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDict
 from flwr.serverapp import Grid
 
-from ..asked import Passing
+from ..asked import Passing, connections
 from . import frames
 from .flower_private import compose
 
@@ -78,6 +78,10 @@ class Sealing(Passing):
     def __init__(self, grid: Grid) -> None:
         super().__init__(grid)
         self._opening: set[int] = set()
+
+    def connections(self) -> Mapping[int, str]:
+        """Hand on."""
+        return connections(self.grid)
 
     def push_messages(self, messages: Iterable[Message]) -> Sequence[str]:
         """Push; content that several messages share is sealed, and travels, once."""

@@ -37,9 +37,12 @@ __all__ = [
     "ENVELOPE",
     "NO_REPLY",
     "RAISED",
+    "SUPERLINK",
     "UNAVAILABLE",
+    "Damaged",
     "Desk",
     "Gone",
+    "Late",
     "Lost",
     "Run",
     "compose",
@@ -57,6 +60,8 @@ RAISED: int = ErrorCode.CLIENT_APP_RAISED_EXCEPTION
 APP_CRASHED: int = ErrorCode.CLIENT_APP_CRASHED
 NO_REPLY: int = ErrorCode.REPLY_MESSAGE_UNAVAILABLE
 UNAVAILABLE: int = ErrorCode.NODE_UNAVAILABLE
+SUPERLINK: int = SUPERLINK_NODE_ID
+"""Sender of errors that no node sent."""
 
 _TASK_ID = 1
 _claims = 0
@@ -124,6 +129,13 @@ Lost = ObjectPullError
 """Raised where what was announced did not arrive."""
 
 
+class Late(Lost):
+    """What was announced did not arrive so far, and may still be on its way."""
+
+    def __init__(self) -> None:
+        Exception.__init__(self, "it has not arrived so far")
+
+
 class Damaged(Exception):
     """What arrived is no message."""
 
@@ -139,23 +151,25 @@ def ids(tree: Any) -> list[str]:
     return [node.object_id for node in iterate_object_tree(tree)]
 
 
-def fetch(head: Message, tree: Any, pull: Callable[[str], bytes], lone: str) -> tuple[Message, list[str]]:
+def fetch(
+    head: Message, tree: Any, pull: Callable[[str], bytes], lone: str, *, patient: bool = True
+) -> tuple[Message, list[str]]:
     """The message whose objects are those of `tree`, and the ids of those that there was no need to ask for.
 
     A message that holds one record with an entry `lone` and nothing else is known by its head and that record.
     """
     wanted, contents = ids(tree), {}
     if len(wanted) == ENVELOPE and len(tree.children) == len(tree.children[0].children) == 1:
-        contents = objects(wanted[:1], pull)
+        contents = objects(wanted[:1], pull, patient=patient)
         record = _inflated(wanted[0], contents)
         if isinstance(record, ConfigRecord) and lone in record:
             return compose(head.metadata, RecordDict({lone: record})), wanted[1:]
-    contents |= objects([object_id for object_id in wanted if object_id not in contents], pull)
+    contents |= objects([object_id for object_id in wanted if object_id not in contents], pull, patient=patient)
     whole = _inflated(tree.object_id, contents)
     if not isinstance(whole, Message):
         raise Damaged(f"it is a {type(whole).__name__}")
-    stamp(whole, tree.object_id)
-    return whole, []
+    # What a message says of itself nobody has compared with who sent it.
+    return compose(head.metadata, whole.error if whole.has_error() else whole.content), []
 
 
 def _inflated(object_id: str, contents: dict[str, bytes]) -> object:
@@ -166,9 +180,28 @@ def _inflated(object_id: str, contents: dict[str, bytes]) -> object:
 
 
 def objects(wanted: list[str], pull: Callable[[str], bytes], *, patient: bool = True) -> dict[str, bytes]:
-    """What the objects of these ids hold; waits for those that are still on their way, or raises `Lost`."""
+    """What the objects of these ids hold; raises `Lost` where one will not come.
+
+    Waits for those that are still on their way, or raises `Late`.
+    """
+    refused: list[str] = []
+
+    def asked(object_id: str) -> bytes:
+        try:
+            return pull(object_id)
+        except Lost:
+            refused.append(object_id)
+            raise
+
     tries = None if patient else 1
-    return pull_objects(wanted, pull, max_tries_per_object=tries, initial_backoff=_AGAIN_S, backoff_cap=_AGAIN_CAP_S)
+    try:
+        return pull_objects(
+            wanted, asked, max_tries_per_object=tries, initial_backoff=_AGAIN_S, backoff_cap=_AGAIN_CAP_S
+        )
+    except Lost:
+        if refused:
+            raise
+        raise Late from None
 
 
 @dataclass(frozen=True)
@@ -183,23 +216,19 @@ class Desk:
         """That of a ServerApp which a SuperLink started."""
         return Desk(grid) if isinstance(grid, HttpGrid) else None
 
+    def connections(self) -> dict[int, str]:
+        """The nodes that are online, and since when."""
+        return {node.node_id: node.last_activated_at for node in self._grid.get_nodes()}
+
     def heads(self, message_ids: Iterable[str]) -> list[tuple[Message, Any]]:
         """The heads of replies that nobody was handed yet, each with the tree of its objects."""
         found = self._grid._runtime_client.PullMessages(PullAppMessagesRequest(message_ids=message_ids))
         heads = map(message_from_proto, found.messages_list)
         return list(zip(heads, found.message_object_trees, strict=True))
 
-    def fetch(self, head: Message, tree: Any, lone: str) -> tuple[Message, list[str]]:
-        """See `fetch`; an error where the sender did not get to the end."""
-        run = head.metadata.run_id
-        pull = make_pull_object_fn_protobuf(self._grid._runtime_client.PullObject, self._node, run)
-        try:
-            return fetch(head, tree, pull, lone)
-        except Lost as error:
-            reason = f"its answer did not arrive as a whole: {error}"
-        except Damaged as error:
-            reason = f"its answer is damaged: {error}"
-        return compose(head.metadata, Error(ErrorCode.MESSAGE_UNAVAILABLE, reason)), []
+    def pull(self, run: int, object_id: str) -> bytes:
+        """One object of a reply."""
+        return make_pull_object_fn_protobuf(self._grid._runtime_client.PullObject, self._node, run)(object_id)
 
     def confirm(self, reply: Metadata) -> None:
         """The SuperLink need not keep a reply's objects any more."""

@@ -80,7 +80,7 @@ class Node:
             pace.expect()
 
     def _taken(self, head: Message, pace: Pace) -> None:
-        pace.came()
+        pace.came(head.metadata.run_id)
         self._note(head)
 
     def _answer(self, link: Link, message: Message, fault: str | None) -> None:
