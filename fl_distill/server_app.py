@@ -186,7 +186,7 @@ class _Server:
             totals=notes["totals"],
             logged=notes["logged"],
             last=notes["last"],
-            failures=notes["failures"],
+            failures=notes.get("failures", {}),
         )
 
     def _initial(self) -> ArrayRecord:

@@ -7,11 +7,12 @@ the same, bit for bit, whatever the others are and however many: so that it depe
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call, grad_and_value, vmap
+from torch.func import functional_call, vmap
 
 from ..data.types import Split
 from . import optim
@@ -180,7 +181,16 @@ def _gradients(model: nn.Module, mu: float) -> Callable[..., tuple[Weights, Tens
             return value
         return value + mu / 2 * torch.stack([(weights[name] - start[name]).pow(2).sum() for name in weights]).sum()
 
-    return vmap(grad_and_value(loss))
+    losses_of = vmap(loss)
+
+    def gradients(weights: Weights, *rest: Any) -> tuple[Weights, Tensor]:
+        leaves = {name: tensor.detach().requires_grad_() for name, tensor in weights.items()}
+        losses: Tensor = losses_of(leaves, *rest)
+        # Not by torch.func.grad, whose first call imports torch's compiler: seconds in every process.
+        grads = torch.autograd.grad(losses.sum(), list(leaves.values()))
+        return dict(zip(leaves, grads, strict=True)), losses.detach()
+
+    return gradients
 
 
 def _clip(grads: Weights, largest: float) -> None:
