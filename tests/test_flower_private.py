@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flwr.app import Array, ConfigRecord, Error, Message, Metadata, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, Metadata, RecordDict
 from flwr.app.message import remove_content_from_message
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
 from flwr.common.serde import message_to_proto
@@ -113,6 +113,18 @@ def test_compose_keeps_metadata_and_body() -> None:
     failed = private.compose(metadata, Error(3, "why"))
     assert failed.has_error(), MOVED + "make_message"
     assert (failed.error.code, failed.error.reason) == (3, "why")
+
+
+def test_make_arrays_makes_what_the_constructor_makes() -> None:
+    arrays = {name: Array("float32", (1,), "numpy.ndarray", name.encode()) for name in "ab"}
+    slow, fast = ArrayRecord(dict(arrays)), private.make_arrays(dict(arrays))
+    assert fast == slow
+    assert vars(fast).keys() == vars(slow).keys()
+    assert fast.deflate() == slow.deflate()
+    fast["c"] = arrays["a"]
+    assert list(fast) == ["a", "b", "c"]
+    with pytest.raises(TypeError, match="texts as keys"):
+        private.make_arrays({1: arrays["a"]})  # type: ignore[dict-item]
 
 
 def test_make_array_makes_what_the_constructor_makes() -> None:

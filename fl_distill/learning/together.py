@@ -7,10 +7,8 @@ the same, bit for bit, whatever the others are and however many: so that it depe
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
@@ -174,19 +172,15 @@ class _Stack:
 
 def _gradients(model: nn.Module, mu: float) -> Callable[..., tuple[Weights, Tensor]]:
     """(weights, weights at the start, x, y, counts) -> (gradients, losses), each with a first dimension K."""
+    # Only the model runs under vmap: there a loss is slow, and gradients (torch.func.grad) import torch's compiler.
+    logits_of = vmap(lambda weights, x: functional_call(model, weights, (x,)))
 
-    def loss(weights: Weights, start: Weights, x: Tensor, y: Tensor, counts: Tensor) -> Tensor:
-        value = (F.cross_entropy(functional_call(model, weights, (x,)), y, reduction="none") * counts).sum()
-        if not mu:
-            return value
-        return value + mu / 2 * torch.stack([(weights[name] - start[name]).pow(2).sum() for name in weights]).sum()
-
-    losses_of = vmap(loss)
-
-    def gradients(weights: Weights, *rest: Any) -> tuple[Weights, Tensor]:
+    def gradients(weights: Weights, start: Weights, x: Tensor, y: Tensor, counts: Tensor) -> tuple[Weights, Tensor]:
         leaves = {name: tensor.detach().requires_grad_() for name, tensor in weights.items()}
-        losses: Tensor = losses_of(leaves, *rest)
-        # Not by torch.func.grad, whose first call imports torch's compiler: seconds in every process.
+        said = logits_of(leaves, x).log_softmax(-1).gather(-1, y[..., None]).squeeze(-1)
+        losses: Tensor = -(said * counts).sum(-1)
+        for name in start:
+            losses = losses + mu / 2 * (leaves[name] - start[name]).pow(2).flatten(1).sum(1)
         grads = torch.autograd.grad(losses.sum(), list(leaves.values()))
         return dict(zip(leaves, grads, strict=True)), losses.detach()
 

@@ -9,8 +9,6 @@ from .ledger import Reader
 from .shared import Item
 from .tasks import Task
 
-WORTH_S = 0.2
-"""Seconds of work for which it pays to give some of a bundle to another worker."""
 OVERDUE_S = 1.0
 """Seconds at one site after which those behind it may be given away, whatever they would take."""
 SETTLED_S = 0.005
@@ -42,6 +40,11 @@ class Errand:
         return self._open.pop(number)
 
     @property
+    def answered_all(self) -> bool:
+        """Whether only the end of the bundle is still to be heard of: its worker has nothing to do."""
+        return not self._open
+
+    @property
     def began(self) -> bool:
         """Whether the first of those left may have been begun."""
         return self.ledger is None or self.ledger.begun > min(self._open, default=0)
@@ -58,14 +61,14 @@ class Errand:
         begun = self.ledger.begun
         return [task for number, task in self._open.items() if begun <= number < self._limit]
 
-    def give_half(self, seconds: float, now: float) -> None:
-        """Let the worker begin only half of what is before it, where that, of so many seconds, is worth it.
+    def give_half(self, worthy: bool, now: float) -> None:
+        """Let the worker begin only half of what is before it, where that is worth it or somebody takes very long.
 
         A worker that has begun nothing yet keeps one at least: elsewhere that would not be begun any sooner.
         """
         at_work = self.ledger is not None and self.ledger.begun > 0
         given = (len(self.not_begun()) + at_work) // 2
-        if given and (seconds > WORTH_S or now - self._since > OVERDUE_S):
+        if given and (worthy or now - self._since > OVERDUE_S):
             self._cut(self._limit - given, now)
 
     def stop(self, now: float) -> None:

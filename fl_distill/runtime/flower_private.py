@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from flwr.app import Array, ConfigRecord, Error, Message, Metadata, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, Metadata, RecordDict
 from flwr.app.message import make_message
 from flwr.common.constant import (
     NUM_PARTITIONS_KEY,
@@ -111,6 +111,15 @@ def make_array(dtype: str, shape: tuple[int, ...], stype: str, data: bytes) -> A
     array = Array.__new__(Array)
     array.__dict__.update(_is_dirty=True, dtype=dtype, shape=shape, stype=stype, data=data)
     return array
+
+
+def make_arrays(arrays: dict[str, Array]) -> ArrayRecord:
+    """`ArrayRecord(arrays)`, which keeps the dictionary, without a look at each of its items."""
+    if not all(isinstance(key, str) for key in arrays):
+        raise TypeError(f"Expected texts as keys of an ArrayRecord, got {list(arrays)!r}.")
+    record = ArrayRecord()
+    record.__dict__.update(_data=arrays, _is_dirty=True)
+    return record
 
 
 def empty_run(run_id: int) -> Run:

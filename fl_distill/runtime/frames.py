@@ -12,7 +12,7 @@ from typing import Any
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, Metadata, MetricRecord, RecordDict
 
 from ..errors import FlDistillError
-from .flower_private import compose, make_array
+from .flower_private import compose, make_array, make_arrays
 
 _to_json = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
 
@@ -97,10 +97,9 @@ _VALUE_READERS: dict[str, Callable[[Any, Iterator[bytes]], Any]] = {
 
 
 def _read_arrays(items: Any, source: Iterator[bytes]) -> ArrayRecord:
-    record = ArrayRecord()
-    for key, dtype, shape, stype in items:
-        record[key] = make_array(dtype, tuple(shape), stype, next(source))
-    return record
+    return make_arrays(
+        {key: make_array(dtype, tuple(shape), stype, next(source)) for key, dtype, shape, stype in items}
+    )
 
 
 def _read_values(items: Any, source: Iterator[bytes]) -> dict[str, Any]:

@@ -27,5 +27,5 @@ def run_locally(app: ClientApp, serve: Callable[[Grid], T], *, nodes: int, runti
             return serve(grid)
     app = carrier(app, nodes, abreast)
     below = ProcessGrid(app, nodes=workers, workers=workers, threads=runtime.threads, patience_s=0.0)
-    with below, closing(Packing(below, sites=nodes, workers=workers)) as packing:
+    with below, closing(Packing(below, sites=nodes, workers=workers, worth_s=0.01)) as packing:
         return serve(packing)

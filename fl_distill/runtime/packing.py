@@ -33,6 +33,8 @@ from .turns import Turns
 
 PULL_S = 0.05
 """How long a pull waits for the first reply."""
+WORTH_S = 0.2
+"""On an engine that takes a while to deliver a message."""
 MARGIN_S = 10.0
 """How much longer a bundle is valid than its messages, which expire here first."""
 TRIES, TRY_S = 6, 0.5
@@ -47,7 +49,8 @@ class Packing(Passing):
     `workers`: how many messages the nodes below work on at a time; there must be as many nodes. `shared`: whether to
     try memory that server and workers share; once a worker cannot reach it, every site's message travels by itself.
     `seed` seeds Python's, numpy's and torch's global generators for each message, so that apps do not depend on who
-    serves them. `check` raises to abandon the wait for nodes.
+    serves them. `worth_s`: seconds of work from which on some of it is given to an idle worker. `check` raises to
+    abandon the wait for nodes.
     """
 
     def __init__(
@@ -58,11 +61,13 @@ class Packing(Passing):
         workers: int,
         shared: bool = True,
         seed: int = 0,
+        worth_s: float = WORTH_S,
         check: Callable[[], None] = never,
     ) -> None:
         super().__init__(grid)
         keep_freed_memory()
         self._sites, self._workers, self._seed, self._check = sites, workers, seed, check
+        self._worth_s = worth_s
         self._balance, self._states, self._inbox = Balance(), States(), Inbox()
         self._turns = Turns(self._inbox)
         self._library, self._shared = Library(lambda _: None), shared
@@ -157,7 +162,7 @@ class Packing(Passing):
 
     def _dispatch(self) -> None:
         """Send what is ready, to as many workers as are free; where memory is not shared, one by one."""
-        free = self._workers - len(self._out)
+        free = self._workers - len(self._working())
         if time.monotonic() < self._pause_until:
             return
         if not self._shared:
@@ -172,8 +177,9 @@ class Packing(Passing):
         if self._shared:
             ledger = self._idle.pop() if self._idle else Reader()
             ledger.reset()
-        busy = Counter(errand.node for errand in self._out.values())
-        errand = Errand(min(self._carriers(), key=lambda node: busy[node]), tasks, ledger)
+        busy = Counter(errand.node for errand in self._working())
+        ending = Counter(errand.node for errand in self._out.values())
+        errand = Errand(min(self._carriers(), key=lambda node: (busy[node], ending[node])), tasks, ledger)
         ttl = max(max(task.deadline for task in tasks) - time.monotonic(), 0.0) + MARGIN_S
         content, errand.borrowed = pack(tasks, self._states, self._library, ledger)
         keys = list(self.grid.push_messages([Message(content, errand.node, KIND, ttl=ttl)]))
@@ -183,6 +189,9 @@ class Packing(Passing):
         self._settle(errand, reused=True)
         for task in tasks:
             self._turns.finish(task, task.failed(UNAVAILABLE, "the engine does not take messages any more"))
+
+    def _working(self) -> list[Errand]:
+        return [errand for errand in self._out.values() if not errand.answered_all]
 
     def _carriers(self) -> list[int]:
         """The nodes below, once they are there."""
@@ -214,7 +223,7 @@ class Packing(Passing):
             self._turns.requeue(errand.left_over(now))
             if errand.stuck:
                 self._free(key, errand, now)
-        if len(self._out) < self._workers and not self._turns.any_ready:
+        if len(self._working()) < self._workers and not self._turns.any_ready:
             self._share_out(now)
         self._dispatch()
 
@@ -291,7 +300,8 @@ class Packing(Passing):
         """Let the worker with the most before it give half of that to those who have nothing."""
         worth = {key: sum(self._balance.costs(errand.not_begun())) for key, errand in self._out.items()}
         if worth:
-            self._out[max(worth, key=lambda key: worth[key])].give_half(max(worth.values()), now)
+            most = max(worth, key=lambda key: worth[key])
+            self._out[most].give_half(worth[most] > self._worth_s, now)
 
     def _settle(self, errand: Errand, reused: bool) -> None:
         """A bundle is over; its ledger serves another one unless a worker may still write there."""
