@@ -6,7 +6,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, Metadata, RecordDict
 from flwr.app.message import make_message
@@ -30,7 +30,9 @@ from flwr.supercore.inflatable.inflatable_utils import (
 )
 from flwr.supercore.run import Run, RunNotRunningException
 from flwr.supercore.task_identity import TaskIdentity
-from flwr.superlink.grid import HttpGrid
+
+if TYPE_CHECKING:
+    from flwr.superlink.grid import HttpGrid
 
 __all__ = [
     "APP_CRASHED",
@@ -217,12 +219,14 @@ def objects(wanted: list[str], pull: Callable[[str], bytes], *, patient: bool = 
 class Desk:
     """Where a ServerApp fetches replies: its grid's own connection."""
 
-    _grid: HttpGrid
+    _grid: "HttpGrid"
     _node: Node = field(default_factory=lambda: Node(node_id=SUPERLINK_NODE_ID))
 
     @staticmethod
     def of(grid: Grid) -> "Desk | None":
         """That of a ServerApp which a SuperLink started."""
+        from flwr.superlink.grid import HttpGrid  # a second of imports, which a simulation can do without
+
         return Desk(grid) if isinstance(grid, HttpGrid) else None
 
     def connections(self) -> dict[int, str]:
