@@ -2,21 +2,25 @@
 
 import os
 import random
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, final
 
 import numpy as np
 import pytest
-from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import FedAvg
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fl_distill.asked import Passing
+from fl_distill.meeting import together
 from fl_distill.runtime import bundle, flower_private, frames, packing, shared
 from fl_distill.runtime.balance import Balance
 from fl_distill.runtime.carrier import carrier
@@ -148,6 +152,34 @@ def test_a_worker_that_dies_costs_the_site_in_whose_turn_it_died(memory: bool) -
         counts = [metric(reply, "n") for reply in replies if not reply.has_error()]
         if memory:  # what was ready before the death was there, and was not done again
             assert counts == [2] * 11
+
+
+meeting_app = ClientApp()
+
+
+@meeting_app.query()
+def asks(message: Message, context: Context) -> Message:
+    """Waits for the others."""
+    count = together("any", 1, lambda ones: [len(ones)] * len(ones))
+    return Message(RecordDict({"metrics": MetricRecord({"n": count})}), reply_to=message)
+
+
+@meeting_app.query("die")
+def dies(message: Message, context: Context) -> Message:
+    """Is killed while those before it wait."""
+    os.kill(os.getpid(), signal.SIGKILL)
+    return asks(message, context)
+
+
+def test_a_worker_that_dies_while_sites_take_turns_costs_one_of_them() -> None:
+    below = ProcessGrid(carrier(meeting_app, 8, abreast=8), nodes=1, workers=1)
+    with below, closing(Packing(below, sites=8, workers=1)) as grid:
+        nodes = grid.get_node_ids()
+        kinds = ["query"] * 5 + ["query.die"] + ["query"] * 2
+        replies = grid.send_and_receive([to(n, kind) for n, kind in zip(nodes, kinds, strict=True)], timeout=60)
+        assert [reply.metadata.src_node_id for reply in replies if reply.has_error()] == [nodes[5]]
+        again = grid.send_and_receive([to(node, "query") for node in nodes], timeout=60)
+        assert [metric(reply, "n") for reply in again] == [8] * 8
 
 
 @final

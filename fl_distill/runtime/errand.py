@@ -45,9 +45,12 @@ class Errand:
         return not self._open
 
     @property
-    def began(self) -> bool:
-        """Whether the first of those left may have been begun."""
-        return self.ledger is None or self.ledger.begun > min(self._open, default=0)
+    def begun(self) -> list[Task]:
+        """Those left that may have been begun; without a ledger nobody knows, and they are taken in order."""
+        if self.ledger is None:
+            return self.left()[:1]
+        begun = self.ledger.begun
+        return [task for number, task in self._open.items() if number < begun]
 
     @property
     def stuck(self) -> bool:

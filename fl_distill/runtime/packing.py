@@ -169,7 +169,13 @@ class Packing(Passing):
             for task in self._turns.ready():
                 self._send([task])
         elif free > 0:
-            for tasks in self._balance.split(self._turns.ready(), free):
+            ready = self._turns.ready()
+            alone = [[task] for task in ready if task.apart][:free]
+            others = [task for task in ready if not task.apart]
+            bundles = alone + (self._balance.split(others, free - len(alone)) if free > len(alone) else [])
+            sent = {task.number for tasks in bundles for task in tasks}
+            self._turns.requeue(task for task in ready if task.number not in sent)
+            for tasks in bundles:
                 self._send(tasks)
 
     def _send(self, tasks: list[Task]) -> None:
@@ -269,10 +275,17 @@ class Packing(Passing):
         self._settle(errand, reused=not reply.has_error() or reply.error.code == UNREACHABLE)
 
     def _blame(self, errand: Errand, error: Error) -> None:
-        """The error is that of the site in whose turn it happened; where none was begun, it may pass."""
-        left = errand.left()
-        if errand.began:
-            blamed, again = left[:1], left[1:]
+        """The error is that of the site in whose turn it happened; where none was begun, it may pass.
+
+        Where several took turns, each is worked on again by itself: then it shows whose error it is.
+        """
+        left, suspects = errand.left(), errand.begun
+        if len(suspects) > 1:
+            blamed, again = [], left
+            for task in suspects:
+                task.apart = True
+        elif suspects:
+            blamed, again = suspects, [task for task in left if task is not suspects[0]]
         else:
             blamed, again = [t for t in left if t.tries >= TRIES], [t for t in left if t.tries < TRIES]
             if tries := [task.tries for task in again if not task.expired]:

@@ -29,6 +29,8 @@ class Task:
     borrowed: list[Item] = field(default_factory=list)
     expired: bool = False
     done: bool = False
+    apart: bool = False
+    """Whether it must be worked on by itself: a worker died while it was at several, this one among them."""
     tries: int = 0
     """How often it was sent in vain: no worker began it."""
 
