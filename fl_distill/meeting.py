@@ -20,8 +20,8 @@ Q = TypeVar("Q")
 T = TypeVar("T")
 
 
-class Abandoned(Exception):
-    """Nobody waits for the call any more."""
+class Abandoned(BaseException):
+    """Nobody waits for the call any more; not an Exception, which apps take for a fault of their own."""
 
 
 @dataclass(frozen=True)
@@ -71,18 +71,20 @@ def meet(calls: Iterator[Callable[[], T]], most: int) -> Iterator[tuple[int, Don
     begun = 0
     waiting: dict[_Seat, tuple[int, _Asks, float]] = {}
     try:
-        while True:
+        before = -1
+        while before < begun:
+            before = begun
             for seat, call in zip(_seats(most), calls, strict=False):  # asks for no call that has no seat
-                if (done := _resumed(waiting, seat, begun, call, 0.0)) is not None:
-                    yield done
                 begun += 1
-            if not waiting:
-                return
+                if (done := _resumed(waiting, seat, begun - 1, call, 0.0)) is not None:
+                    yield done
             while waiting:
                 yield from _answered(waiting)
     finally:
         for seat in waiting:
             seat.resume(_Raised(Abandoned()))
+        if waiting:  # who catches even this may still be at it
+            _made.clear()
 
 
 def _alone(call: Callable[[], T]) -> Done[T]:
@@ -96,15 +98,22 @@ def _answered(waiting: "dict[_Seat, tuple[int, _Asks, float]]") -> Iterator[tupl
     first = next(iter(waiting.values()))[1]
     asking = [seat for seat, (_, asks, _) in waiting.items() if asks.kind == first.kind]
     began = time.perf_counter()
-    try:
-        answers = first.work([waiting[seat][1].question for seat in asking])
-    except Exception as error:
-        answers = [_Raised(error)] * len(asking)
+    answers = _answers(first.work, [waiting[seat][1].question for seat in asking])
     share = (time.perf_counter() - began) / len(asking)
     for seat, answer in zip(asking, answers, strict=True):
         number, _, spent = waiting.pop(seat)
         if (done := _resumed(waiting, seat, number, answer, spent + share)) is not None:
             yield done
+
+
+def _answers(work: Callable[[Sequence[Any]], Sequence[Any]], questions: Sequence[Any]) -> Sequence[Any]:
+    """An answer for each; what cannot be done for all is done for each alone, so that a fault is one question's."""
+    try:
+        return work(questions)
+    except Exception as error:
+        if len(questions) == 1:
+            return [_Raised(error)]
+        return [_answers(work, [question])[0] for question in questions]
 
 
 def _resumed(
@@ -129,7 +138,7 @@ class _Seat:
     def __init__(self) -> None:
         self._values: SimpleQueue[Any] = SimpleQueue()
         self._said: SimpleQueue[Any] = SimpleQueue()
-        threading.Thread(target=self._run, args=(torch.get_num_threads(),), daemon=True).start()
+        threading.Thread(target=self._run, daemon=True).start()
 
     def resume(self, value: object) -> object:
         """Begin a call, or go on with an answer; what is said next."""
@@ -144,8 +153,8 @@ class _Seat:
             raise answer.error
         return answer
 
-    def _run(self, threads: int) -> None:
-        torch.set_num_threads(threads)  # a new thread has as many as the machine
+    def _run(self) -> None:
+        torch.set_num_threads(1)  # a new thread has as many as the machine
         _here.seat = self
         while True:
             call = self._values.get()

@@ -185,9 +185,9 @@ class Workplace:
 
     def _may_be_stacked(self, name: str, settings: Settings) -> bool:
         model, wanted = self.model(name), settings.together
-        if wanted is None:
-            wanted = self.sites >= MANY and pays(model, self.federation.input_shape, settings)
-        return wanted and self.experiment.quantized_model is None and can_be_stacked(model, settings)
+        if wanted is False or self.experiment.quantized_model is not None or not can_be_stacked(model, settings):
+            return False
+        return bool(wanted) or (self.sites >= MANY and pays(model, self.federation.input_shape, settings))
 
     def initial(self, name: str) -> dict[str, Tensor]:
         """The weights of an untrained model of this name; not to be changed."""

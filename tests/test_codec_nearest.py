@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fl_distill.codec.nearest import BALL, SIMPLEX, in_ball, on_simplex, within
+from fl_distill.errors import BadUpdate
 
 from .conftest import Launch
 
@@ -53,6 +54,18 @@ def test_only_what_is_named_is_moved_and_keeps_its_dtype() -> None:
     assert found["a"].tolist() == [[1.0, 0.0]]
     assert found["a"].dtype == torch.float16
     assert found["b"] is tensors["b"]
+
+
+@pytest.mark.parametrize("rows", [[[1e9, 0.0]], [[-5.0, -5.0]], [[20.0, 20.0]], [[float("nan"), 1.0]], [3.0, 4.0], 1.0])
+def test_what_no_codec_can_have_made_is_refused(rows: object) -> None:
+    with pytest.raises(BadUpdate, match="'said'"):
+        within({"said": torch.tensor(rows)}, {"said": SIMPLEX})
+
+
+def test_large_numbers_have_a_nearest_point_too() -> None:
+    assert on_simplex(torch.tensor([[1e9, 0.0], [3e18, 3e18]])).tolist() == [[1.0, 0.0], [0.5, 0.5]]
+    packed = torch.tensor([1, 2], dtype=torch.uint8)
+    assert within({"said": packed}, {"said": SIMPLEX})["said"] is packed
 
 
 @pytest.mark.parametrize("codec", ["int8", "eden1", "step", "topk"])

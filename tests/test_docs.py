@@ -30,10 +30,11 @@ def test_the_words_of_the_page_are_those_that_a_wrong_word_is_answered_with() ->
     (table,) = re.findall(r"\| place \| words \|\n\|---\|---\|\n((?:\|.*\|\n)+)", page)
     assert re.findall("`(.+?)`", table) == [*SOURCES, *STEPS.values()]
     assert {*STEPS} == {word for word, step in words(Coder).items() if step.__module__.startswith("fl_distill.")}  # type: ignore[type-abstract]
-    with pytest.raises(ValueError, match="there is no codec or step 'foo'; there are fp16, .*, zstd1, none") as raised:
+    with pytest.raises(ValueError, match="there is no codec or step 'foo'; there are fp16, ") as raised:
         chain("foo")
     said = str(raised.value).partition("there are ")[2].split(", ")
-    assert said == [*PRESETS, *SOURCES, *(step for step in STEPS.values() if step not in PRESETS), "none"]
+    known = [*PRESETS, *SOURCES, *(step for step in STEPS.values() if step not in PRESETS), "none"]
+    assert [word for word in said if word in known] == known  # a test may have made a step of its own
 
 
 @pytest.mark.parametrize(

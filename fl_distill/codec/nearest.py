@@ -8,14 +8,35 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
+from ..errors import BadUpdate
+
 SIMPLEX, BALL = "simplex", "ball"
 """Probabilities; numbers >= 0 of a length of at most 1."""
 
 
+FARTHEST = 1.0
+"""Mean squared distance of rows from their set: as much as a code of nothing but zeros leaves, at most."""
+
+
 def within(tensors: Mapping[str, Tensor], rows: Mapping[str, str]) -> dict[str, Tensor]:
-    """The tensors, with those that `rows` names moved row by row into their set, in their own dtype."""
-    moved = {name: _SETS[kind](tensors[name].float()) for name, kind in rows.items() if name in tensors}
-    return {**tensors, **{name: tensor.to(tensors[name].dtype) for name, tensor in moved.items()}}
+    """The tensors, with those that `rows` names moved row by row into their set, in their own dtype.
+
+    Raises `BadUpdate` where they are so far from it that no codec can have moved them there.
+    """
+    return {**tensors, **{name: _moved(name, tensors[name], rows[name]) for name in rows if name in tensors}}
+
+
+def _moved(name: str, tensor: Tensor, kind: str) -> Tensor:
+    if not (tensor.dtype.is_floating_point and tensor.numel()):  # packed otherwise, or nothing
+        return tensor
+    if tensor.dim() < 2 or not tensor.isfinite().all():
+        raise BadUpdate(f"tensor {name!r} is {list(tensor.shape)}, expected rows of finite numbers")
+    moved = _SETS[kind](tensor.float())
+    if not (far := float((tensor.float() - moved).square().sum(-1).mean())) <= FARTHEST:
+        raise BadUpdate(
+            f"rows of {name!r} are {far**0.5:.3g} from the {kind} that they belong to: no codec loses as much"
+        )
+    return moved.to(tensor.dtype)
 
 
 def on_simplex(x: Tensor) -> Tensor:
@@ -23,8 +44,7 @@ def on_simplex(x: Tensor) -> Tensor:
 
     Source: Duchi et al. 2008, Efficient Projections onto the l1-Ball.
     """
-    if not x.numel():
-        return x
+    x = x - x.amax(-1, keepdim=True)  # which changes nothing but the roundings of large numbers
     falling = x.sort(-1, descending=True).values
     excess = (falling.cumsum(-1) - 1) / torch.arange(1, x.shape[-1] + 1)
     last = (falling > excess).sum(-1, keepdim=True) - 1

@@ -1,6 +1,7 @@
 """How a site comes to its federation and stays there: what passes is waited for, what does not is said."""
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -8,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import NoReturn
 
 from ..errors import FlDistillError
+from ..locks import is_locked
 from ..runtime.faults import Gone, NotAdmitted, Refusal, Unsigned, Untrusted
 from ..runtime.link import Link
 from ..runtime.patience import Reasons, growing
@@ -18,6 +20,8 @@ REFUSED_S = 120.0
 """For how long a site that was connected bears refusals: a SuperLink may come back before its database does."""
 CRASHED_S = 90.0
 """For how long the SuperLink may hold a crashed process for the one that is online."""
+APART_S = 60.0
+"""Refusals farther apart than this are no ongoing ones."""
 STEADY_S = 60.0
 """A connection that held for so long was a good one."""
 LOOK_S = 5.0
@@ -42,7 +46,9 @@ class Joining:
     clock: Callable[[], float] = time.monotonic
     _connected: bool = False
     _refused: float | None = None
-    """When the refusals began."""
+    """When the refusals began that still go on."""
+    _heard: float = -math.inf
+    """When the last one came."""
     _pauses: Iterator[float] = field(default_factory=growing)
 
     def __post_init__(self) -> None:
@@ -55,7 +61,8 @@ class Joining:
                 self._once()
                 self.sleep(next(self._pauses))
         finally:
-            self.site.online.unlink(missing_ok=True)
+            if self._connected or not is_locked(self.site.online):  # else it is another process's
+                self.site.online.unlink(missing_ok=True)
 
     def _once(self) -> None:
         """Come in and serve until something happens."""
@@ -85,7 +92,9 @@ class Joining:
             self._refused = None
             return
         now, patience = self.clock(), self._patience(refusal)
-        self._refused = now if self._refused is None else self._refused
+        if self._refused is None or now - self._heard > APART_S:
+            self._refused = now
+        self._heard = now
         if now - self._refused >= patience:
             raise Barred(self._words(refusal)) from refusal
         sentence = f"{self._words(refusal)}; trying again for {patience:.0f} s"

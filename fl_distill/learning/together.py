@@ -42,9 +42,12 @@ class Lesson:
 
 
 def can_be_stacked(model: nn.Module, settings: Settings) -> bool:
-    """Whether `fit_together` can train this model as `settings` say."""
+    """Whether `fit_together` can train this model as `settings` say, as far as its layers tell.
+
+    What a `forward` of one's own does beside them, nobody sees: it must treat each example by itself and draw nothing.
+    """
     leaves = [module for module in model.modules() if not any(module.children())]
-    safe = all(isinstance(module, _SAFE) or _is_off(module) for module in leaves)
+    safe = all(type(module) in _SAFE or _is_off(module) for module in leaves)
     plain = settings.optimizer == "sgd" and not settings.quantization_aware and settings.device == "cpu"
     return (
         plain and safe and not any(True for _ in model.buffers()) and all(p.requires_grad for p in model.parameters())
@@ -52,8 +55,9 @@ def can_be_stacked(model: nn.Module, settings: Settings) -> bool:
 
 
 def pays(model: nn.Module, input_shape: Sequence[int], settings: Settings) -> bool:
-    """Whether training many such models together is quicker than one after the other."""
-    if sum(p.numel() for p in model.parameters()) > LARGEST:
+    """Whether training many such models together is quicker than one after the other, and nothing in it is unknown."""
+    own = all(type(module) in (*_SAFE, nn.Dropout, nn.Sequential) or _is_ours(module) for module in model.modules())
+    if not own or sum(p.numel() for p in model.parameters()) > LARGEST:
         return False
     return settings.batch_size * multiplications(model, input_shape) <= MOST_WORK
 
@@ -67,11 +71,13 @@ def multiplications(model: nn.Module, input_shape: Sequence[int]) -> int:
         weight: Tensor = module.weight  # type: ignore[assignment]
         total += weight.numel() * out[0].numel() // weight.shape[0]
 
-    hooks = [m.register_forward_hook(count) for m in model.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
+    counted = [module for module in model.modules() if isinstance(module, nn.Linear | nn.Conv2d)]
+    was, hooks = model.training, [module.register_forward_hook(count) for module in counted]
     try:
         with torch.inference_mode():
-            model(torch.zeros(1, *input_shape))
+            model.eval()(torch.zeros(1, *input_shape))
     finally:
+        model.train(was)
         for hook in hooks:
             hook.remove()
     return total
@@ -108,7 +114,8 @@ class _Stack:
         mu: float,
         width: int,
     ) -> None:
-        self._lessons, self._steps, self._settings, self._width = lessons, steps, settings, width
+        self._model, self._lessons, self._steps = model, lessons, steps
+        self._settings, self._width = settings, width
         rows = [lesson.weights for lesson in lessons]
         rows += rows * (len(rows) == 1)
         self._weights = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
@@ -122,6 +129,7 @@ class _Stack:
 
     def fit(self) -> list[float]:
         """Train all; the mean loss of each. The lessons' weights change."""
+        self._model.train()
         totals = torch.zeros(len(self._lessons))
         for step in range(self._steps[0]):
             active = sum(count > step for count in self._steps)
@@ -180,16 +188,18 @@ def _gradients(model: nn.Module, mu: float) -> Callable[..., tuple[Weights, Tens
         said = logits_of(leaves, x).log_softmax(-1).gather(-1, y[..., None]).squeeze(-1)
         losses: Tensor = -(said * counts).sum(-1)
         for name in start:
-            losses = losses + mu / 2 * (leaves[name] - start[name]).pow(2).flatten(1).sum(1)
-        grads = torch.autograd.grad(losses.sum(), list(leaves.values()))
-        return dict(zip(leaves, grads, strict=True)), losses.detach()
+            losses = losses + mu / 2 * (leaves[name] - start[name]).pow(2).reshape(len(x), -1).sum(1)
+        grads = torch.autograd.grad(losses.sum(), list(leaves.values()), allow_unused=True)
+        # What a model has and does not use stays as it is.
+        found = {name: grad for name, grad in zip(leaves, grads, strict=True) if grad is not None}
+        return found, losses.detach()
 
     return gradients
 
 
 def _clip(grads: Weights, largest: float) -> None:
     """Scale each model's gradients to a norm of at most `largest`."""
-    squares = [grad.flatten(1).norm(dim=1).square() for grad in grads.values()]
+    squares = [grad.reshape(len(grad), -1).norm(dim=1).square() for grad in grads.values()]
     # One after the other: a reduction over a short dimension is rounded otherwise for other K.
     scale = (largest / (sum(squares, torch.zeros(())).sqrt() + 1e-6)).clamp(max=1.0)
     for grad in grads.values():
@@ -199,6 +209,10 @@ def _clip(grads: Weights, largest: float) -> None:
 def _width(examples: int, batch_size: int) -> int:
     """Rows of every batch of a site: those of a full one, or where there is none the next power of 2."""
     return min(batch_size, 1 << (examples - 1).bit_length())
+
+
+def _is_ours(module: nn.Module) -> bool:
+    return type(module).__module__.startswith("fl_distill.models.")
 
 
 def _is_off(module: nn.Module) -> bool:

@@ -90,9 +90,10 @@ class Arrivals:
     def _is_answer(self, head: Message) -> bool:
         """Whether a reply is from the node that was asked, or the SuperLink's word that there is none."""
         sender, asked = head.metadata.src_node_id, self._asked.get(head.metadata.reply_to_message_id)
-        if asked is None or sender == asked.node or (sender == SUPERLINK and head.has_error()):
+        if (sender == SUPERLINK and head.has_error()) or (asked is not None and sender == asked.node):
             return True
-        log.warning("node %d answered what node %d was asked: its answer is dropped", sender, asked.node)
+        who = "nobody" if asked is None else f"node {asked.node}"
+        log.warning("node %d answered what %s was asked: its answer is dropped", sender, who)
         return False
 
     def _give_up(self, node: int, wanted: Collection[str]) -> None:

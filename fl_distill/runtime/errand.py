@@ -54,8 +54,8 @@ class Errand:
 
     @property
     def stuck(self) -> bool:
-        """Whether nobody waits for the first of those left."""
-        return next((task.expired for task in self._open.values()), False)
+        """Whether nobody waits for one that the worker may be at."""
+        return any(task.expired for task in self.begun or self.left()[:1])
 
     def not_begun(self) -> list[Task]:
         """Those that could still be given to another worker."""

@@ -280,10 +280,8 @@ class Packing(Passing):
         Where several took turns, each is worked on again by itself: then it shows whose error it is.
         """
         left, suspects = errand.left(), errand.begun
-        if len(suspects) > 1:
+        if self._set_apart(suspects):
             blamed, again = [], left
-            for task in suspects:
-                task.apart = True
         elif suspects:
             blamed, again = suspects, [task for task in left if task is not suspects[0]]
         else:
@@ -296,6 +294,13 @@ class Packing(Passing):
             self._turns.finish(task, task.failed(error.code, error.reason or "the worker gave no reason"))
         self._turns.requeue(again)
 
+    @staticmethod
+    def _set_apart(tasks: list[Task]) -> bool:
+        """Whether there are several whose worker is lost: each is worked on by itself from now on."""
+        for task in tasks if len(tasks) > 1 else ():
+            task.apart = True
+        return len(tasks) > 1
+
     def _free(self, key: str, errand: Errand, now: float) -> None:
         """A worker is at something that nobody waits for: free it, or at least let it begin nothing else."""
         if not isinstance(self.grid, Cancels):
@@ -306,6 +311,7 @@ class Packing(Passing):
             self.grid.cancel([key])
             self._drain(key, errand)  # what it had finished just before
             if self._out.pop(key, None) is not None:
+                self._set_apart(errand.begun)
                 self._settle(errand, reused=False)
                 self._turns.requeue(errand.left())
 
