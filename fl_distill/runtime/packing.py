@@ -3,7 +3,8 @@
 What a strategy, a mod or an app sees is one message for each site, with its own context and state. On the way, records
 that several sites receive travel once a bundle, large ones through memory that server and workers share; answers come
 back as each site has finished, and are there even if the worker dies afterwards: then the site in whose turn it died
-gets the error, and those behind it another worker. A worker that has nothing left takes what others have not begun.
+gets the error, and those behind it another worker; where several took turns (see `meeting`), each is worked on again by
+itself, which shows whose error it is. A worker that has nothing left takes what others have not begun.
 """
 
 import time
