@@ -163,7 +163,8 @@ class _Stack:
         settings = self._settings
         if settings.clip_norm is not None:
             _clip(grads, settings.clip_norm)
-        rates = [optim.schedule(settings.schedule, count)(step) for count in self._steps]
+        constant = settings.schedule == "constant"
+        rates = None if constant else torch.tensor([optim.schedule(settings.schedule, n)(step) for n in self._steps])
         for name, grad in grads.items():
             own = self._weights[name][: len(grad)]
             update = grad.add(own, alpha=settings.weight_decay) if settings.weight_decay else grad
@@ -171,11 +172,10 @@ class _Stack:
                 update = self._velocity[name][: len(grad)].mul_(settings.momentum).add_(update)
             elif settings.momentum:
                 self._velocity[name] = update
-            if settings.schedule == "constant":
+            if rates is None:
                 own.add_(update, alpha=-settings.lr)
             else:
-                rate = torch.tensor(rates[: len(grad)]).view(-1, *[1] * (grad.dim() - 1))
-                own.addcmul_(update, rate, value=-settings.lr)
+                own.addcmul_(update, rates[: len(grad)].view(-1, *[1] * (grad.dim() - 1)), value=-settings.lr)
 
 
 def _gradients(model: nn.Module, mu: float) -> Callable[..., tuple[Weights, Tensor]]:
