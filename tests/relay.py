@@ -3,8 +3,12 @@
 import asyncio
 import threading
 from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 from typing import Self
+
+Pass = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
 class Relay(ABC):
@@ -53,20 +57,15 @@ class Relay(ABC):
             writer.close()
             return
         try:
-            await self._connected(reader, writer, there, back)
+            out, home = self._ways()
+            await asyncio.gather(out(reader, back), home(there, writer))
         finally:
             for end in (writer, back):
                 end.close()
 
     @abstractmethod
-    async def _connected(
-        self,
-        reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
-        there: asyncio.StreamReader,
-        back: asyncio.StreamWriter,
-    ) -> None:
-        """Pass from `reader` to `back` and from `there` to `writer` until both have ended."""
+    def _ways(self) -> tuple[Pass, Pass]:
+        """How a new connection is handed on, there and back, until its sender ends it."""
 
 
 class Forwarder(Relay):
@@ -94,17 +93,11 @@ class Forwarder(Relay):
         await self._whole.wait()
         await super()._connect(reader, writer)
 
-    async def _connected(
-        self,
-        reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
-        there: asyncio.StreamReader,
-        back: asyncio.StreamWriter,
-    ) -> None:
-        cuts = self._cuts
-        await asyncio.gather(self._pass(reader, back, cuts), self._pass(there, writer, cuts))
+    def _ways(self) -> tuple[Pass, Pass]:
+        way = partial(self._pass, self._cuts)
+        return way, way
 
-    async def _pass(self, source: asyncio.StreamReader, to: asyncio.StreamWriter, cuts: int) -> None:
+    async def _pass(self, cuts: int, source: asyncio.StreamReader, to: asyncio.StreamWriter) -> None:
         with suppress(OSError):
             while data := await source.read(1 << 16):
                 if self._cuts != cuts:

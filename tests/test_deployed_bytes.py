@@ -9,6 +9,7 @@ import sys
 from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -16,7 +17,7 @@ import pytest
 
 from .conftest import ROOT
 from .deployed import free_port, listens, started, until
-from .relay import Relay
+from .relay import Pass, Relay
 
 SITES, ROUNDS = 2, 3
 BIN = Path(sys.executable).parent
@@ -37,19 +38,13 @@ class Proxy(Relay):
         self.up: Counter[str] = Counter()
         self.down: Counter[str] = Counter()
 
-    async def _connected(
-        self,
-        reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
-        there: asyncio.StreamReader,
-        back: asyncio.StreamWriter,
-    ) -> None:
+    def _ways(self) -> tuple[Pass, Pass]:
         paths: deque[str] = deque()  # of requests whose response is still to come
         asked, answered = Bodies(self.up, paths, requests=True), Bodies(self.down, paths, requests=False)
-        await asyncio.gather(_pass(reader, back, asked), _pass(there, writer, answered))
+        return partial(_pass, asked), partial(_pass, answered)
 
 
-async def _pass(source: asyncio.StreamReader, to: asyncio.StreamWriter, bodies: "Bodies") -> None:
+async def _pass(bodies: "Bodies", source: asyncio.StreamReader, to: asyncio.StreamWriter) -> None:
     with suppress(ConnectionError):
         while data := await source.read(1 << 16):
             bodies.feed(data)
