@@ -4,11 +4,14 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from hypothesis import settings
@@ -80,7 +83,7 @@ def launch(tmp_path: Path) -> Launch:
 def command(*arguments: str, **environment: str) -> subprocess.Popen[str]:
     """`fl-distill` in a process of its own, from this checkout."""
     env = os.environ | {"PYTHONPATH": str(ROOT), **environment}
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, "-m", "fl_distill.cli", *arguments],
         env=env,
         stdout=subprocess.PIPE,
@@ -88,6 +91,32 @@ def command(*arguments: str, **environment: str) -> subprocess.Popen[str]:
         stdin=subprocess.DEVNULL,
         text=True,
     )
+    _commands.append(process)
+    return process
+
+
+_commands: list[subprocess.Popen[str]] = []
+
+
+@pytest.fixture(autouse=True)
+def no_command_outlives_its_test() -> Iterator[None]:
+    """What a test that failed left running would be in the way of those behind it."""
+    yield
+    while _commands:
+        process = _commands.pop()
+        if process.poll() is None:
+            for child in psutil.Process(process.pid).children(recursive=True):
+                with suppress(psutil.Error):
+                    child.kill()
+            process.kill()
+            process.communicate()
+
+
+@pytest.fixture
+def ray_home() -> Iterator[Path]:
+    """A folder of Ray's own for `RAY_TMPDIR`; its path is short, as those of sockets in it must be."""
+    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
 
 
 def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:

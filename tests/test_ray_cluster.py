@@ -25,9 +25,9 @@ def started(environment: dict[str, str], *arguments: str) -> str:
 
 
 @pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[str]:
+def cluster(tmp_path: Path, ray_home: Path) -> Iterator[str]:
     """The address of two nodes with one CPU each; they are gone afterwards."""
-    mark = {"FL_DISTILL_TEST": str(tmp_path)}
+    mark = {"FL_DISTILL_TEST": str(tmp_path), "RAY_TMPDIR": str(ray_home)}
     environment = os.environ | mark | {"RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     address = f"127.0.0.1:{free_port()}"
     plain = ("--num-cpus=1", "--disable-usage-stats")

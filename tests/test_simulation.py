@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from .conftest import ROOT, Finished, Launch, command, same
+from .deployed import free_port
 
 BASE = ("rounds=3", "sites=4", "local.epochs=1", "track.plots=false", "log=quiet")
 
@@ -21,10 +22,13 @@ def ray_processes() -> list[psutil.Process]:
     return [p for p in psutil.process_iter(["name"]) if p.info["name"] in ("raylet", "gcs_server")]
 
 
-def test_simulation_gives_what_local_processes_give(launch: Launch, tmp_path: Path) -> None:
+def test_simulation_gives_what_local_processes_give(launch: Launch, tmp_path: Path, ray_home: Path) -> None:
     before = len(ray_processes())
     folder = tmp_path / "ray"
-    process = command(*BASE, "strategy=fedprox", "collect.fraction=0.8", f"hydra.run.dir={folder}")
+    (ray_home / "ray").mkdir()
+    (ray_home / "ray" / "ray_current_cluster").write_text(f"127.0.0.1:{free_port()}")  # of a cluster that was killed
+    base = (*BASE, "strategy=fedprox", "collect.fraction=0.8")
+    process = command(*base, f"hydra.run.dir={folder}", RAY_TMPDIR=str(ray_home))
     _, errors = process.communicate(timeout=200)
     assert process.returncode == 0, errors
     here = launch(*BASE, "strategy=fedprox", "collect.fraction=0.8", "runtime.workers=2")

@@ -150,34 +150,47 @@ def test_a_run_that_is_over_needs_no_confirmation(monkeypatch: pytest.MonkeyPatc
     assert store.calls == ["pull", "pull"]
 
 
-def replies(store: Store, number: int) -> Message:
-    asked = message(RecordDict(), f"round {number}")
-    stamp(asked, f"{number}")
-    return store.add(Message(sealed(CONTENT), reply_to=asked))
+class Outbox:
+    """The part of Flower's grid that sends: messages are numbered from 1."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def push_messages(self, messages: list[Message]) -> list[str]:
+        for message in messages:
+            self.count += 1
+            stamp(message, str(self.count))
+        return [message.metadata.message_id for message in messages]
+
+
+def replies(grid: Deployed, store: Store, content: RecordDict) -> Message:
+    """The reply to one more message."""
+    asked = message(RecordDict())
+    grid.push_messages([asked])
+    return store.add(Message(content, reply_to=asked))
 
 
 def test_replies_are_confirmed_while_nothing_comes_and_their_senders_have_sent_more() -> None:
     store, slept = Store(), []
-    grid = Deployed(None, store, slept.append)  # type: ignore[arg-type]
-    first = replies(store, 1)
+    grid = Deployed(Outbox(), store, slept.append)  # type: ignore[arg-type]
+    first = replies(grid, store, sealed(CONTENT))
     (found,) = grid.pull_messages(["1"])
     assert opened(found.content) == CONTENT
     assert grid.pull_messages(["2"]) == []
-    second = replies(store, 2)
+    second = replies(grid, store, sealed(CONTENT))
     assert len(grid.pull_messages(["2"])) == 1
     assert grid.pull_messages(["3"]) == []
     assert store.calls == ["look", "pull", "look", "look", "pull", "look", f"confirm {first.metadata.message_id}"]
     assert second.metadata.message_id not in " ".join(store.calls)
-    assert slept[0] == slept[1] == slept[3] == 0.0, "more may be there"
-    assert slept[2] >= 0.05
+    assert slept[1] == slept[3] == 0.0, "more may be there"
+    assert min(slept[0], slept[2]) > 0.0
 
 
 def test_a_plain_reply_is_confirmed_at_once() -> None:
     store = Store()
-    asked = message(RecordDict())
-    stamp(asked, "1")
-    reply = store.add(Message(CONTENT, reply_to=asked))
-    (found,) = Deployed(None, store).pull_messages(["1"])  # type: ignore[arg-type]
+    grid = Deployed(Outbox(), store)  # type: ignore[arg-type]
+    reply = replies(grid, store, CONTENT)
+    (found,) = grid.pull_messages(["1"])
     assert found.content == CONTENT
     assert store.calls[-1] == f"confirm {reply.metadata.message_id}"
 

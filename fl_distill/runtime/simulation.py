@@ -93,7 +93,8 @@ def _start_ray(runtime: Runtime, debug: bool) -> int:
         raise ConfigError("runtime=simulation needs Ray: pip install 'flwr[simulation]', or runtime=local") from error
     if not ray.is_initialized():
         ray.init(
-            address=runtime.address,
+            # Ray's own default would go for the address that a cluster left on this disk, though it may be gone.
+            address=runtime.address or os.environ.get("RAY_ADDRESS", "local"),
             include_dashboard=False,
             configure_logging=debug,
             logging_level=logging.INFO if debug else logging.CRITICAL,
