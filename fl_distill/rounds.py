@@ -3,7 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
@@ -17,34 +17,14 @@ from .config import Experiment
 from .errors import BadUpdate, RunStopped
 from .guard import collapse, worse_than_alone
 from .owed import Owed
+from .phases import Exchange
+from .progress import TRAFFIC, Progress
 from .roster import Member, Roster
 from .rows import Row, add_scores, finite, mean, open_row, site_entry
 from .selection import away, sample, stragglers
 from .strategies import Coding, SiteStrategy
 
 Metrics = Mapping[str, Any]
-_BYTES = ("bytes_up", "bytes_down", "knowledge_up", "knowledge_down")
-
-
-@dataclass
-class Progress:
-    """Where a run stands after a round: what a checkpoint holds."""
-
-    round: int
-    arrays: ArrayRecord
-    open: Row | None = None
-    """The row of `round`, while the scores of its model are not in yet."""
-    best: Row | None = None
-    best_arrays: ArrayRecord | None = None
-    stale: int = 0
-    """Closed rows since the best one."""
-    totals: dict[str, float] = field(default_factory=lambda: {"wall_s": 0.0, **dict.fromkeys(_BYTES, 0)})
-    logged: int = 0
-    """The last round whose row was written."""
-    last: Row | None = None
-    """The last row with scores."""
-    failures: Mapping[str, str] = field(default_factory=dict)
-    """Of the last row that was written, with scores or without."""
 
 
 @dataclass(frozen=True)
@@ -86,10 +66,10 @@ class Rounds:
 
     def run(self, progress: Progress) -> str:
         """Go on from `progress` to the end; returns why it ended."""
-        ended = self._ended(progress)  # a run that was killed after its last round needs no other
+        ended = progress.ended(self._e)  # a run that was killed after its last round needs no other
         while ended is None and progress.round < self._e.rounds:
             self._round(progress)
-            ended = self._ended(progress)
+            ended = progress.ended(self._e)
         if progress.open is not None:
             self._score_round(progress)
         return ended or "all rounds done"
@@ -97,7 +77,7 @@ class Rounds:
     # ------------------------------------------------------------ one round
 
     def _round(self, progress: Progress) -> None:
-        number, began = progress.round + 1, time.perf_counter()
+        number, began = progress.round + 1, time.monotonic()
         asked, row = self._ask(number)
         slow = stragglers(asked, self._e.collect.stragglers, self._e.seed, number)
         if not self._partial:
@@ -117,7 +97,8 @@ class Rounds:
         messages = self._coding.outgoing(number, messages, self._hooks.oldest_saved() or -1)
         by_node = {member.node: member for member in asked}
         told: dict[str, Metrics] = {}
-        replies = self._replies(number, messages, by_node, row, told)
+        exchange = Exchange(self._grid)
+        replies = self._replies(number, messages, by_node, row, told, exchange)
         arrays, _ = self._strategy.aggregate_train(number, replies)
         for node, fault in getattr(self._strategy, "faults", {}).items():
             self._fail(row, number, by_node[node].name, fault)
@@ -128,13 +109,14 @@ class Rounds:
         self._close_previous(progress, told, by_node)
         enough = self._e.collect.min_results
         if len(told) < enough:
-            row["wall_s"] = time.perf_counter() - began
+            row |= exchange.phases(began, scoring=time.monotonic())
             self._close(progress, row)
             raise RunStopped(_too_few(number, len(told), enough, row["failures"]))
         progress.round, progress.arrays = number, progress.arrays if arrays is None else arrays
+        scoring = time.monotonic()
         self._score_server(progress, row)
         self._judge(row)
-        row["wall_s"] = time.perf_counter() - began
+        row |= exchange.phases(began, scoring)
         if self._shared_model:
             progress.open = row
             if self._e.evaluate.separately:
@@ -182,13 +164,14 @@ class Rounds:
         members: Mapping[int, Member],
         row: Row,
         told: dict[str, Metrics],
+        exchange: Exchange,
     ) -> Iterator[Message]:
         """Usable replies in site order; the others become failures of `row`."""
-        arriving = self._collector.collect(self._grid, messages)
+        arriving = exchange.until(self._collector.collect(self._grid, messages))
         for reply in in_order(arriving, [m.metadata.dst_node_id for m in messages]):
             member = members[reply.node]
             entry = site_entry(row, member.name, member.model, member.examples)
-            for key in _BYTES:
+            for key in TRAFFIC:
                 entry[key] += getattr(reply, key)
                 row[key] += getattr(reply, key)
             if reply.owing:
@@ -250,19 +233,8 @@ class Rounds:
         self._close(progress, row)
 
     def _close(self, progress: Progress, row: Row) -> None:
-        for key in progress.totals:
-            progress.totals[key] += row[key]
-        progress.logged, progress.failures = row["round"], row["failures"]
-        if progress.last is None or _scored(row):
-            progress.last = row
-        accuracy = row["validation_accuracy"]
-        best = None if progress.best is None else progress.best["validation_accuracy"]
-        if accuracy is not None and (best is None or accuracy > best + self._e.stop.min_delta):
-            progress.best, progress.stale = row, 0
-            # `arrays` are still those of this row's round: the next round's are taken over after it closed.
-            progress.best_arrays = progress.arrays if self._shared_model else None
-        elif accuracy is not None:
-            progress.stale += 1
+        # `arrays` are still those of this row's round: the next round's are taken over after it closed.
+        progress.close(row, progress.arrays if self._shared_model else None, self._e.stop.min_delta)
         self._hooks.closed(row)
 
     def _score_round(self, progress: Progress) -> None:
@@ -274,30 +246,18 @@ class Rounds:
         every = self._e.evaluate.sites_every
         last = row["round"] == self._e.rounds or not self._e.evaluate.separately
         due = every > 0 and (last or row["round"] % every == 0)
-        began = time.perf_counter()
+        began = time.monotonic()
         asked = self._free(self._present(row["round"]), row) if due else []
         members = {member.node: member for member in asked}
         if members:
             view = Asked(self._grid, list(members))
             messages = list(self._strategy.configure_evaluate(row["round"], progress.arrays, ConfigRecord(), view))
             messages = self._coding.outgoing(row["round"], messages, self._hooks.oldest_saved() or -1)
-            for _ in self._replies(row["round"], messages, members, row, told):
+            for _ in self._replies(row["round"], messages, members, row, told, Exchange(self._grid)):
                 pass
-        row["wall_s"] += time.perf_counter() - began
+        took = time.monotonic() - began
+        row |= {key: row.get(key, 0.0) + took for key in ("wall_s", "evaluation_s")}
         self._close_previous(progress, told, members)
-
-    def _ended(self, progress: Progress) -> str | None:
-        stop, last = self._e.stop, progress.last
-        reached = last["validation_accuracy"] if last else None
-        if stop.target_accuracy is not None and reached is not None and reached >= stop.target_accuracy:
-            return f"validation accuracy {reached:.4f} reached the target {stop.target_accuracy}"
-        if stop.patience is not None and progress.stale >= stop.patience:
-            return f"no better validation accuracy in {progress.stale} rounds"
-        return None
-
-
-def _scored(row: Row) -> bool:
-    return any(row[key] is not None for key in ("server_accuracy", "test_accuracy", "local_accuracy"))
 
 
 def _slow_down(messages: Sequence[Message], work: Mapping[int, float]) -> None:

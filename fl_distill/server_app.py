@@ -20,9 +20,10 @@ from .errors import ConfigError, RunStopped, told
 from .files import save_tensors
 from .jobs import run_job
 from .learning import evaluate
+from .progress import Progress
 from .registered import Registered
 from .roster import Member, Roster
-from .rounds import Hooks, Progress, Rounds
+from .rounds import Hooks, Rounds
 from .rows import Row, architectures, finite
 from .store import SiteStore
 from .strategies import Coding, Facts, SiteStrategy

@@ -45,14 +45,18 @@ class Finished:
     @property
     def rows(self) -> list[dict[str, Any]]:
         """The rounds, without times."""
-        lines = (self.folder / "rounds.jsonl").read_text(encoding="utf-8").splitlines()
-        return [{k: v for k, v in json.loads(line).items() if k != "wall_s"} for line in lines]
+        return [{k: v for k, v in row.items() if not k.endswith("_s")} for row in self.timed]
+
+    @property
+    def timed(self) -> list[dict[str, Any]]:
+        """The rounds."""
+        return [json.loads(line) for line in (self.folder / "rounds.jsonl").read_text(encoding="utf-8").splitlines()]
 
     @property
     def summary(self) -> dict[str, Any]:
         """The summary, without times."""
         found = json.loads((self.folder / "summary.json").read_text(encoding="utf-8"))
-        return {k: v for k, v in found.items() if k != "wall_s"}
+        return {k: v for k, v in found.items() if not k.endswith("_s")}
 
     def weights(self, name: str = "server") -> dict[str, torch.Tensor]:
         """A final model."""

@@ -210,7 +210,7 @@ def rows(place: Path) -> list[dict[str, Any]]:
 
 
 def untimed(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{key: value for key, value in row.items() if key != "wall_s"} for row in found]
+    return [{key: value for key, value in row.items() if not key.endswith("_s")} for row in found]
 
 
 def processes_of(*words: str) -> list[psutil.Process]:

@@ -19,6 +19,7 @@ from flwr.serverapp import Grid
 from ..asked import Passing
 from ..collect import Cancels, never
 from ..errors import FlDistillError
+from ..phases import Tally, Work
 from ..seeds import derive
 from . import frames
 from .balance import Balance
@@ -72,6 +73,7 @@ class Packing(Passing):
         self._balance, self._states, self._inbox = Balance(), States(), Inbox()
         self._turns = Turns(self._inbox)
         self._library, self._shared = Library(lambda _: None), shared
+        self._tally = Tally(workers)
         self._idle: list[Reader] = []
         self._nodes: list[int] = []
         self._out: dict[str, Errand] = {}
@@ -131,6 +133,10 @@ class Packing(Passing):
         self._inbox.take(unwanted)
         if self._open:
             self._look(time.monotonic())
+
+    def worked(self) -> Work:
+        """What the workers did since the last call."""
+        return self._tally.take()
 
     def close(self) -> None:
         """Give the shared memory back, once the workers are gone; forget every message."""
@@ -254,6 +260,7 @@ class Packing(Passing):
             self._states.put(task.node, *answer.state)
         if answer.reply.has_content():
             self._balance.note(task, answer.seconds)
+            self._tally.add(errand.node, answer.seconds)
         self._turns.finish(task, answer.reply)
 
     def _ended(self, key: str, errand: Errand, reply: Message) -> None:

@@ -10,6 +10,7 @@ from . import text
 from .coded import codings
 from .groups import TWINS, architectures, comparable, comparison, of_run
 from .observer import Observer, Row, RunInfo, Status, Summary
+from .spent import spent
 
 
 class View(ABC):
@@ -133,6 +134,8 @@ class ConsoleObserver(Observer):
         self._view.close()
         why = f" ({text.clean(summary['reason'])})" if status == "finished" and summary.get("reason") else ""
         self._view.say(f"{status}{why} {_after(summary)}")
+        if parts := spent(summary):
+            self._view.say(f"where rounds spent their time: {parts}")
         for line in text.failures(summary.get("left_out") or {}):
             self._view.warn(f"left out in the end: {line}")
         self._view.table(_results(summary))

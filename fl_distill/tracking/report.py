@@ -13,6 +13,7 @@ from .groups import TWINS, architectures, comparison, newest_sites
 from .jsonl import read, strict
 from .observer import Observer, Row, RunInfo, Status, Summary
 from .plots import draw
+from .spent import spent
 
 _STYLE = """
 :root { color-scheme: light }
@@ -102,7 +103,8 @@ def _cards(summary: Summary) -> str:
         ("time", text.seconds(summary.get("wall_s"))),
     ]
     cards = "".join(f'<div class="card"><b>{escape(value)}</b><span>{label}</span></div>' for label, value in values)
-    return f'<div class="cards">{cards}</div>'
+    parts = spent(summary)
+    return f'<div class="cards">{cards}</div>' + (f'<p class="sub">time of the rounds: {parts}</p>' if parts else "")
 
 
 def _sent(summary: Summary, way: str) -> str:
