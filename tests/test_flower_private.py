@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, Metadata, RecordDict
+from flwr.app import ConfigRecord, Error, Message, Metadata, RecordDict
 from flwr.app.message import remove_content_from_message
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
 from flwr.common.serde import message_to_proto
@@ -115,26 +115,12 @@ def test_compose_keeps_metadata_and_body() -> None:
     assert (failed.error.code, failed.error.reason) == (3, "why")
 
 
-def test_make_arrays_makes_what_the_constructor_makes() -> None:
-    arrays = {name: Array("float32", (1,), "numpy.ndarray", name.encode()) for name in "ab"}
-    slow, fast = ArrayRecord(dict(arrays)), private.make_arrays(dict(arrays))
-    assert fast == slow
-    assert vars(fast).keys() == vars(slow).keys()
-    assert fast.deflate() == slow.deflate()
-    fast["c"] = arrays["a"]
-    assert list(fast) == ["a", "b", "c"]
-    with pytest.raises(TypeError, match="texts as keys"):
-        private.make_arrays({1: arrays["a"]})  # type: ignore[dict-item]
-
-
-def test_make_array_makes_what_the_constructor_makes() -> None:
-    slow = Array("float32", (2, 3), "numpy.ndarray", b"abc")
-    fast = private.make_array("float32", (2, 3), "numpy.ndarray", b"abc")
-    assert vars(fast) == vars(slow), MOVED + "Array has other attributes."
-    assert fast == slow
-    assert fast.object_id == slow.object_id, MOVED + "Array has other attributes."
-    with pytest.raises(TypeError, match="Expected str, str and bytes"):
-        private.make_array("f", (), "s", bytearray(b"a"))  # type: ignore[arg-type]
+def test_copied_metadata_is_equal_and_its_own() -> None:
+    metadata = Metadata(1, "a", 2, 3, "b", "g", 4.5, 6.0, "query", 8, 9)
+    copy = private.copied(metadata)
+    assert vars(copy) == vars(metadata), MOVED + "Metadata has other attributes."
+    copy.ttl = 1.0
+    assert metadata.ttl == 6.0
 
 
 def test_error_codes() -> None:

@@ -15,6 +15,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from torch import Tensor
 
 from ..errors import BadUpdate
+from .records import make_array, make_arrays
 
 NUMPY = "numpy.ndarray"
 LARGEST = 1e18
@@ -56,7 +57,7 @@ def encode(tensors: Mapping[str, Tensor], *, bare: bool = False) -> ArrayRecord:
     `bare` leaves out what only others need, numpy's header of 128 bytes a tensor: for small things between halves of
     this package.
     """
-    return ArrayRecord({name: _encode_one(name, tensor, bare) for name, tensor in tensors.items()})
+    return make_arrays({name: _encode_one(name, tensor, bare) for name, tensor in tensors.items()})
 
 
 def schema_of(record: ArrayRecord) -> dict[str, Form]:
@@ -139,11 +140,11 @@ def _encode_one(name: str, tensor: Tensor, bare: bool) -> Array:
         raise ValueError(f"tensor {name!r} has dtype {tensor.dtype}, which does not travel; convert it first")
     dtype, shape = NAME_OF[tensor.dtype], tuple(tensor.shape)
     if tensor.dtype == torch.bfloat16:
-        return Array(dtype, shape, BFLOAT16, tensor.view(torch.int16).numpy().tobytes())
+        return make_array(dtype, shape, BFLOAT16, tensor.view(torch.int16).numpy().tobytes())
     if bare:
-        return Array(dtype, shape, RAW, bytes(_flat_memory(tensor)))
+        return make_array(dtype, shape, RAW, bytes(_flat_memory(tensor)))
     # One copy: the header of the npy format, then the tensor's own memory.
-    return Array(dtype, shape, NUMPY, b"".join((_npy_header(dtype, shape), _flat_memory(tensor))))
+    return make_array(dtype, shape, NUMPY, b"".join((_npy_header(dtype, shape), _flat_memory(tensor))))
 
 
 def _flat_memory(tensor: Tensor) -> memoryview | bytes:

@@ -7,6 +7,7 @@ each site: metadata, number of the content, description of the site's state, the
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import astuple, dataclass
+from itertools import accumulate
 from typing import Any, final
 
 from flwr.app import Array, ArrayRecord, Error, Message, RecordDict
@@ -17,6 +18,8 @@ from .shared import Address, Item, Library, Region, reached
 from .tasks import States, Task
 
 BUNDLE = "fl_distill.bundle"
+AT_ONCE = 1 << 20
+"""Bytes up to which all buffers of an answer are read at once."""
 SHARE_FROM = 512
 """Bytes from which a buffer goes through shared memory."""
 
@@ -161,16 +164,24 @@ def read_entry(head: bytes, body: Callable[[int, int], bytes]) -> Answer:
     """The answer of an entry. Raises `FrameError` for one that makes no sense."""
     try:
         about, content, state = frames.parse(head)
-        buffers, at = [], 0
-        for length in about["lengths"]:
-            buffers.append(body(at, length))
-            at += length
+        buffers = _cut(body, about["lengths"])
         split, error = about["split"], about["error"]
         told = Error(*error) if error is not None else frames.restore(content, buffers[:split])
         kept = None if about["keep_state"] else (state, buffers[split:])
         return Answer(about["number"], frames.rebuild(about["metadata"], told), float(about["seconds"]), kept)
     except (LookupError, TypeError, ValueError) as error:
         raise frames.FrameError(f"an answer makes no sense: {type(error).__name__}: {error}") from error
+
+
+def _cut(body: Callable[[int, int], bytes], lengths: Sequence[int]) -> list[bytes]:
+    """Buffers of these lengths: small ones from one reading, large ones one by one, so that none is copied twice."""
+    buffers, ends = [], list(accumulate(lengths))
+    if ends and min(lengths) >= 0 and ends[-1] <= AT_ONCE:
+        whole = body(0, ends[-1])
+        return [whole[end - length : end] for length, end in zip(lengths, ends, strict=True)]
+    for length, end in zip(lengths, ends, strict=True):
+        buffers.append(body(end - length, length))
+    return buffers
 
 
 def entries_as_records(entries: Sequence[tuple[bytes, Sequence[bytes]]]) -> RecordDict:

@@ -1,4 +1,5 @@
 """Every private name of Flower that this project touches, in one place; only `flower_line` imports more of them.
+`codec/records.py` sets what lies inside of public records.
 
 `tests/test_flower_private.py` states what is expected of each and fails, naming it, when Flower moves it.
 """
@@ -8,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, Metadata, RecordDict
+from flwr.app import ConfigRecord, Error, Message, Metadata, RecordDict
 from flwr.app.message import make_message
 from flwr.common.constant import (
     NUM_PARTITIONS_KEY,
@@ -48,11 +49,11 @@ __all__ = [
     "Lost",
     "Run",
     "compose",
+    "copied",
     "empty_run",
     "fetch",
     "identity",
     "ids",
-    "make_array",
     "node_config",
     "objects",
     "stamp",
@@ -106,22 +107,11 @@ def compose(metadata: Metadata, body: RecordDict | Error) -> Message:
     return make_message(metadata, content=body)
 
 
-def make_array(dtype: str, shape: tuple[int, ...], stype: str, data: bytes) -> Array:
-    """`Array(dtype, shape, stype, data)` in a tenth of the time, which counts with many arrays a message."""
-    if not (isinstance(dtype, str) and isinstance(stype, str) and isinstance(data, bytes)):
-        raise TypeError(f"Expected str, str and bytes in an Array, got {dtype!r}, {stype!r} and {type(data)}.")
-    array = Array.__new__(Array)
-    array.__dict__.update(_is_dirty=True, dtype=dtype, shape=shape, stype=stype, data=data)
-    return array
-
-
-def make_arrays(arrays: dict[str, Array]) -> ArrayRecord:
-    """`ArrayRecord(arrays)`, which keeps the dictionary, without a look at each of its items."""
-    if not all(isinstance(key, str) for key in arrays):
-        raise TypeError(f"Expected texts as keys of an ArrayRecord, got {list(arrays)!r}.")
-    record = ArrayRecord()
-    record.__dict__.update(_data=arrays, _is_dirty=True)
-    return record
+def copied(metadata: Metadata) -> Metadata:
+    """Metadata of its own with the same values."""
+    copy = Metadata.__new__(Metadata)
+    copy.__dict__.update(metadata.__dict__)
+    return copy
 
 
 def empty_run(run_id: int) -> Run:

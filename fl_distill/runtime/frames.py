@@ -11,8 +11,9 @@ from typing import Any
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, Metadata, MetricRecord, RecordDict
 
+from ..codec.records import make_array, make_arrays, make_records, make_scalars
 from ..errors import FlDistillError
-from .flower_private import compose, make_array, make_arrays
+from .flower_private import compose
 
 _to_json = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
 
@@ -48,7 +49,7 @@ def restore(described: Any, buffers: Sequence[bytes]) -> RecordDict:
     """The records of a parsed header; see `decode`."""
     source = iter(buffers)
     try:
-        records = RecordDict({name: _READERS[kind](items, source) for name, kind, items in described})
+        records = make_records({name: _READERS[kind](items, source) for name, kind, items in described})
     except (LookupError, RuntimeError, StopIteration, TypeError, ValueError, struct.error) as error:
         raise FrameError(f"Records do not fit their description: {type(error).__name__}: {error}.") from error
     if (rest := sum(1 for _ in source)) > 0:
@@ -108,8 +109,8 @@ def _read_values(items: Any, source: Iterator[bytes]) -> dict[str, Any]:
 
 _READERS: dict[str, Callable[[Any, Iterator[bytes]], ArrayRecord | MetricRecord | ConfigRecord]] = {
     "arrays": _read_arrays,
-    "metrics": lambda items, source: MetricRecord(_read_values(items, source)),
-    "configs": lambda items, source: ConfigRecord(_read_values(items, source)),
+    "metrics": lambda items, source: make_scalars(MetricRecord, _read_values(items, source)),
+    "configs": lambda items, source: make_scalars(ConfigRecord, _read_values(items, source)),
 }
 
 

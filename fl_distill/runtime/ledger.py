@@ -23,6 +23,9 @@ from .shared import Region, anonymous_file
 ROOM = 1 << 27
 """Bytes after which a writer goes back to the start."""
 
+AT_ONCE = 1 << 20
+"""Bytes up to which an answer's parts are put together before they are written."""
+
 _START = 64
 _WRITTEN, _BACK, _BEGUN, _READ, _LIMIT = 0, 8, 16, 24, 32
 _NUMBER, _LENGTHS = struct.Struct("<Q"), struct.Struct("<QQ")
@@ -76,7 +79,8 @@ class Writer(_Side):
             self._set(_BACK, self._back)
         self._region.reserve(end)
         at = self._at
-        for part in (_LENGTHS.pack(len(head), sum(map(len, body))), head, *body):
+        parts = [_LENGTHS.pack(len(head), sum(map(len, body))), head, *body]
+        for part in [b"".join(parts)] if end - at <= AT_ONCE else parts:
             self._region.write(at, part)
             at += len(part)
         self._at = -(-at // 8) * 8

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Set
 from typing import final
 
-from flwr.app import Error, Message, RecordDict
+from flwr.app import Error, Message
 from flwr.serverapp import Grid
 
 from ..asked import Passing
@@ -26,7 +26,7 @@ from .balance import Balance
 from .bundle import Answer, entries_of, pack, read_entry
 from .carrier import KIND, UNREACHABLE
 from .errand import Errand
-from .flower_private import APP_CRASHED, UNAVAILABLE, stamp
+from .flower_private import APP_CRASHED, UNAVAILABLE, copied, stamp
 from .inbox import Inbox, exchanged
 from .ledger import Reader
 from .shared import Library, keep_freed_memory
@@ -163,9 +163,9 @@ class Packing(Passing):
         if key not in encoded:
             encoded[key] = frames.encode(message.content)
         content, buffers = encoded[key]
-        metadata = frames.rebuild(frames.metadata_fields(message.metadata), RecordDict()).metadata
         seed = derive(self._seed, "node", node - FIRST_NODE, self._per_node[node])
-        return Task(self._count, metadata, content, buffers, time.monotonic() + metadata.ttl, seed)
+        deadline = time.monotonic() + message.metadata.ttl
+        return Task(self._count, copied(message.metadata), content, buffers, deadline, seed)
 
     def _dispatch(self) -> None:
         """Send what is ready, to as many workers as are free; where memory is not shared, one by one."""
