@@ -162,11 +162,18 @@ class Client:
 
     def _train_together(self, task: Task) -> Trained:
         settings = self.settings.in_round(task.round)
-        weights = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
-        lesson = Lesson(weights, self.site.train, self.stream("fit", task), task.work, self.augment)
+        state = self.model.state_dict()
+        lesson = Lesson(
+            {name: tensor.clone() for name, tensor in state.items()},
+            self.site.train,
+            self.stream("fit", task),
+            task.work,
+            self.augment,
+        )
         train = partial(fit_together, self.model, settings=settings, mu=task.mu)
         done = together((id(self.model), settings, task.mu), lesson, train)
-        self.load(weights)
+        for name, tensor in state.items():
+            tensor.copy_(lesson.weights[name])
         return done.checked(settings)
 
     def study(

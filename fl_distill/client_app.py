@@ -6,12 +6,12 @@ import uuid
 from collections.abc import Callable
 from functools import partial
 
-from flwr.app import ConfigRecord, Context, Error, Message, MessageType, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MessageType, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
 from . import __version__, halves
 from .client import Client, Outcome, Task
-from .codec import Latest, encode, payload_bytes
+from .codec import Latest, encode, payload_bytes, records_of
 from .errors import BadUpdate
 from .jobs import JobOf, site_job
 from .learning import Diverged
@@ -141,8 +141,8 @@ _received = Latest()
 
 
 def _task(message: Message) -> Task:
-    arrays = message.content.array_records.get("arrays")
-    config = message.content.config_records.get("config", ConfigRecord())
+    arrays = records_of(message.content, ArrayRecord).get("arrays")
+    config = records_of(message.content, ConfigRecord).get("config", ConfigRecord())
     return Task(
         round=int(str(config.get("server-round", 0))),
         weights=_received(arrays) if arrays else {},

@@ -9,7 +9,7 @@ from typing import Protocol, runtime_checkable
 from flwr.app import Message
 from flwr.serverapp import Grid
 
-from .codec import knowledge_bytes, payload_bytes
+from .codec import sizes
 
 LATE = "no reply within {:g} s"
 LONGEST_REASON = 1000
@@ -114,8 +114,8 @@ def _reply(message: Message, node: int, down: int, knowledge: int) -> Reply:
     # Errors that the infrastructure makes name no node of ours, hence the node that was asked.
     if (fault := fault_of(message)) is not None:
         return Reply(node, message, fault, down, 0, knowledge)
-    up, told = payload_bytes(message.content), knowledge_bytes(message.content)
-    return Reply(node, message, None, down, up, knowledge, told)
+    told, rest = sizes(message.content)
+    return Reply(node, message, None, down, told + rest, knowledge, told)
 
 
 def _clean(reason: str | None) -> str:
@@ -132,5 +132,6 @@ class _Sizes:
     def of(self, message: Message) -> tuple[int, int]:
         key = id(message.content)
         if key not in self._known:
-            self._known[key] = payload_bytes(message.content), knowledge_bytes(message.content)
+            tensors, rest = sizes(message.content)
+            self._known[key] = tensors + rest, tensors
         return self._known[key]

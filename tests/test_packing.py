@@ -5,7 +5,7 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -235,8 +235,8 @@ def test_an_answer_that_makes_no_sense_costs_one_site(crew: Packing, monkeypatch
     known(crew, "query")
     nodes = crew.get_node_ids()
 
-    def damaged(head: bytes, body: Callable[[int, int], bytes]) -> bundle.Answer:
-        answer = bundle.read_entry(head, body)
+    def damaged(head: bytes, cut: Callable[[Sequence[int]], list[bytes]]) -> bundle.Answer:
+        answer = bundle.read_entry(head, cut)
         if answer.reply.metadata.src_node_id == nodes[2]:
             raise frames.FrameError("damaged")
         return answer
@@ -306,19 +306,12 @@ def test_a_ledger_gives_back_what_was_written_however_little_room_there_is(
         seen = []
         until = time.monotonic() + 20
         while len(seen) < len(given_entries) and time.monotonic() < until:
-            seen += [(head, read(0, _size(given_entries[len(seen) + i][1]))) for i, (head, read) in _each(reader)]
+            for head, cut in reader.entries():
+                seen.append((head, cut([len(part) for part in given_entries[len(seen)][1]])))
         thread.join(5)
-        assert seen == [(head, b"".join(body)) for head, body in given_entries]
+        assert seen == given_entries
         writer._region.close()
     reader.close()
-
-
-def _each(reader: Reader) -> Iterator[tuple[int, Any]]:
-    yield from enumerate(reader.entries())
-
-
-def _size(body: list[bytes]) -> int:
-    return sum(map(len, body))
 
 
 def test_a_writer_that_waits_for_room_can_be_told_to_stop() -> None:
@@ -379,8 +372,8 @@ def test_bundles_and_entries_carry_messages_and_states_exactly(sites: list[tuple
                 body: Any = Error(7, "no") if shown[at][2] else order.message.content
                 reply = Message(body, reply_to=order.message)
                 written.append(bundle.entry(at, reply, order.state if at % 2 else None, 0.5))
-            for at, (head, read) in enumerate(bundle.entries_of(bundle.entries_as_records(written))):
-                answer = bundle.read_entry(head, read)
+            for at, (head, cut) in enumerate(bundle.entries_of(bundle.entries_as_records(written))):
+                answer = bundle.read_entry(head, cut)
                 assert (answer.number, answer.seconds, answer.reply.has_error()) == (at, 0.5, shown[at][2])
                 if not shown[at][2]:
                     assert frames.encode(answer.reply.content) == frames.encode(shown[at][0])

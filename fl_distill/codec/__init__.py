@@ -12,6 +12,7 @@ from .arrays import (
     record_bytes,
     records_of,
     schema_of,
+    sizes,
 )
 
 __all__ = [
@@ -26,4 +27,5 @@ __all__ = [
     "record_bytes",
     "records_of",
     "schema_of",
+    "sizes",
 ]

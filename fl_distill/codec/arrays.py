@@ -20,6 +20,8 @@ from .records import make_array, make_arrays
 NUMPY = "numpy.ndarray"
 LARGEST = 1e18
 """No number in a model is larger; a sum of many that are, each times its weight, would leave float32."""
+SMALL = 1 << 14
+"""Numbers of a tensor that numpy looks at quicker than torch."""
 RAW = "fl_distill.raw"  # little-endian, in C order, without numpy's header of 128 bytes
 BFLOAT16 = "fl_distill.bfloat16"  # the same; numpy has no such type
 
@@ -72,12 +74,14 @@ def decode(record: ArrayRecord, schema: Schema | None = None) -> dict[str, Tenso
     `schema` (default: what the record itself declares), and when a floating tensor holds NaN, infinity or a
     number beyond `LARGEST`.
     """
+    arrays = dict(record.items())
     schema = schema_of(record) if schema is None else schema
-    if missing := [name for name in schema if name not in record]:
+    if missing := [name for name in schema if name not in arrays]:
         raise BadUpdate(f"tensors are missing: {_few(missing)}")
-    if unknown := [name for name in record if name not in schema]:
+    if unknown := [name for name in arrays if name not in schema]:
         raise BadUpdate(f"tensors that nobody asked for: {_few(unknown)}")
-    return {name: _decode_one(name, record[name], form) for name, form in schema.items()}
+    with np.errstate(all="ignore"):  # numbers beyond the bound are said below
+        return {name: _decode_one(name, arrays[name], form) for name, form in schema.items()}
 
 
 class Latest:
@@ -115,18 +119,23 @@ def records_of(content: RecordDict, kind: type[R]) -> dict[str, R]:
 
 def payload_bytes(content: RecordDict) -> int:
     """Bytes of the encoded records: arrays as they lie in the message, numbers at 8 bytes, texts as UTF-8."""
-    total = knowledge_bytes(content)
-    metrics, configs = records_of(content, MetricRecord), records_of(content, ConfigRecord)
-    numbers: list[MetricRecord | ConfigRecord] = [*metrics.values(), *configs.values()]
-    for scalars in numbers:
-        for name, value in scalars.items():
-            total += len(name.encode()) + sum(map(_scalar_bytes, value if isinstance(value, list) else [value]))
-    return total
+    return sum(sizes(content))
 
 
 def knowledge_bytes(content: RecordDict) -> int:
     """Bytes of the encoded tensors alone, without scores and settings."""
-    return sum(map(record_bytes, records_of(content, ArrayRecord).values()))
+    return sizes(content)[0]
+
+
+def sizes(content: RecordDict) -> tuple[int, int]:
+    """Bytes of the encoded tensors, and of all the rest."""
+    tensors = scalars = 0
+    for record in content.values():
+        if isinstance(record, ArrayRecord):
+            tensors += record_bytes(record)
+        else:
+            scalars += sum(map(_scalar_bytes, record, record.values()))
+    return tensors, scalars
 
 
 def record_bytes(record: ArrayRecord) -> int:
@@ -152,9 +161,8 @@ def _flat_memory(tensor: Tensor) -> memoryview | bytes:
 
 
 def _decode_one(name: str, array: Array, form: Form) -> Tensor:
-    declared = Form(tuple(array.shape), array.dtype)
-    if declared != form:
-        raise BadUpdate(f"tensor {name!r} is {declared}, expected {form}")
+    if array.dtype != form.dtype or tuple(array.shape) != form.shape:
+        raise BadUpdate(f"tensor {name!r} is {Form(tuple(array.shape), array.dtype)}, expected {form}")
     if form.dtype not in BY_NAME:
         raise BadUpdate(f"tensor {name!r} has dtype {form.dtype}, which does not travel")
     dtype = BY_NAME[form.dtype]
@@ -166,8 +174,12 @@ def _decode_one(name: str, array: Array, form: Form) -> Tensor:
         )
     if not numel:
         return torch.empty(form.shape, dtype=dtype)
-    tensor = torch.frombuffer(array.data, dtype=dtype, offset=offset).reshape(form.shape)
-    if dtype.is_floating_point:
+    tensor = torch.frombuffer(array.data, dtype=dtype, offset=offset).view(form.shape)
+    if dtype is torch.float32 and numel <= SMALL:
+        flat = np.frombuffer(array.data, np.float32, offset=offset)  # what a call costs counts here
+        if not flat.dot(flat) < LARGEST:
+            check_numbers(name, tensor)
+    elif dtype.is_floating_point:
         check_numbers(name, tensor)
     return tensor
 
@@ -222,7 +234,11 @@ def _norm(tensor: Tensor) -> float:
     return float(torch.linalg.vector_norm(tensor))
 
 
-def _scalar_bytes(value: object) -> int:
+def _scalar_bytes(name: str, value: object) -> int:
+    return len(name.encode()) + sum(map(_value_bytes, value if isinstance(value, list) else [value]))
+
+
+def _value_bytes(value: object) -> int:
     if isinstance(value, bytes):
         return len(value)
     return len(value.encode()) if isinstance(value, str) else 8

@@ -32,7 +32,7 @@ MOST_WORK = 4_000_000
 
 @dataclass(frozen=True)
 class Lesson:
-    """What one model is to learn: the arguments of `fit`. `weights` are changed in place."""
+    """What one model is to learn: the arguments of `fit`. `weights` hold the learned ones afterwards."""
 
     weights: Weights
     data: Split
@@ -140,8 +140,7 @@ class _Stack:
             totals[:active] += losses[:active]
             self._descend({name: grad[:active] for name, grad in grads.items()}, step)
         for at, lesson in enumerate(self._lessons):
-            for name, tensor in lesson.weights.items():
-                tensor.copy_(self._weights[name][at])
+            lesson.weights.update({name: tensor[at] for name, tensor in self._weights.items()})
         return (totals / torch.tensor(self._steps)).tolist()
 
     def _batch(self, active: int, shown: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -7,7 +7,8 @@ each site: metadata, number of the content, description of the site's state, the
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import astuple, dataclass
-from itertools import accumulate
+from functools import partial
+from itertools import accumulate, pairwise
 from typing import Any, final
 
 from flwr.app import Array, ArrayRecord, Error, Message, RecordDict
@@ -18,8 +19,6 @@ from .shared import Address, Item, Library, Region, reached
 from .tasks import States, Task
 
 BUNDLE = "fl_distill.bundle"
-AT_ONCE = 1 << 20
-"""Bytes up to which all buffers of an answer are read at once."""
 SHARE_FROM = 512
 """Bytes from which a buffer goes through shared memory."""
 
@@ -160,28 +159,17 @@ class Answer:
     state: tuple[Any, list[bytes]] | None
 
 
-def read_entry(head: bytes, body: Callable[[int, int], bytes]) -> Answer:
+def read_entry(head: bytes, cut: Callable[[Sequence[int]], list[bytes]]) -> Answer:
     """The answer of an entry. Raises `FrameError` for one that makes no sense."""
     try:
         about, content, state = frames.parse(head)
-        buffers = _cut(body, about["lengths"])
+        buffers = cut(about["lengths"])
         split, error = about["split"], about["error"]
         told = Error(*error) if error is not None else frames.restore(content, buffers[:split])
         kept = None if about["keep_state"] else (state, buffers[split:])
         return Answer(about["number"], frames.rebuild(about["metadata"], told), float(about["seconds"]), kept)
     except (LookupError, TypeError, ValueError) as error:
         raise frames.FrameError(f"an answer makes no sense: {type(error).__name__}: {error}") from error
-
-
-def _cut(body: Callable[[int, int], bytes], lengths: Sequence[int]) -> list[bytes]:
-    """Buffers of these lengths: small ones from one reading, large ones one by one, so that none is copied twice."""
-    buffers, ends = [], list(accumulate(lengths))
-    if ends and min(lengths) >= 0 and ends[-1] <= AT_ONCE:
-        whole = body(0, ends[-1])
-        return [whole[end - length : end] for length, end in zip(lengths, ends, strict=True)]
-    for length, end in zip(lengths, ends, strict=True):
-        buffers.append(body(end - length, length))
-    return buffers
 
 
 def entries_as_records(entries: Sequence[tuple[bytes, Sequence[bytes]]]) -> RecordDict:
@@ -192,7 +180,7 @@ def entries_as_records(entries: Sequence[tuple[bytes, Sequence[bytes]]]) -> Reco
     return RecordDict({BUNDLE: _one_array(frames.to_json(sizes), [p for head, body in entries for p in (head, *body)])})
 
 
-def entries_of(content: RecordDict) -> Iterator[tuple[bytes, Callable[[int, int], bytes]]]:
+def entries_of(content: RecordDict) -> Iterator[tuple[bytes, Callable[[Sequence[int]], list[bytes]]]]:
     """What `entries_as_records` was given, as `Reader.entries` gives it."""
     if BUNDLE not in content:
         return
@@ -200,8 +188,12 @@ def entries_of(content: RecordDict) -> Iterator[tuple[bytes, Callable[[int, int]
     at = 0
     for head, body in frames.parse(header):
         first = at + head
-        yield rest[at:first], lambda offset, length, first=first: rest[first + offset : first + offset + length]  # type: ignore[misc]
+        yield rest[at:first], partial(_parted, rest, first)
         at = first + body
+
+
+def _parted(data: bytes, start: int, lengths: Sequence[int]) -> list[bytes]:
+    return [data[first:last] for first, last in pairwise(accumulate(lengths, initial=start))]
 
 
 def _one_array(head: bytes, parts: Sequence[bytes]) -> ArrayRecord:

@@ -23,9 +23,6 @@ from .shared import Region, anonymous_file
 ROOM = 1 << 27
 """Bytes after which a writer goes back to the start."""
 
-AT_ONCE = 1 << 20
-"""Bytes up to which an answer's parts are put together before they are written."""
-
 _START = 64
 _WRITTEN, _BACK, _BEGUN, _READ, _LIMIT = 0, 8, 16, 24, 32
 _NUMBER, _LENGTHS = struct.Struct("<Q"), struct.Struct("<QQ")
@@ -77,12 +74,7 @@ class Writer(_Side):
             end += _START - self._at
             self._at = _START
             self._set(_BACK, self._back)
-        self._region.reserve(end)
-        at = self._at
-        parts = [_LENGTHS.pack(len(head), sum(map(len, body))), head, *body]
-        for part in [b"".join(parts)] if end - at <= AT_ONCE else parts:
-            self._region.write(at, part)
-            at += len(part)
+        at = self._region.write(self._at, _LENGTHS.pack(len(head), sum(map(len, body))), head, *body)
         self._at = -(-at // 8) * 8
         self._written += 1
         self._set(_WRITTEN, self._written)  # last, since it says that the rest is there
@@ -117,8 +109,8 @@ class Reader(_Side):
         """The writer must not begin more orders than this; it may have, until some time has passed."""
         self._set(_LIMIT, orders)
 
-    def entries(self) -> Iterator[tuple[bytes, Callable[[int, int], bytes]]]:
-        """What has come since the last call: the head, and a function (offset, length) -> bytes of the body.
+    def entries(self) -> Iterator[tuple[bytes, Callable[[Sequence[int]], list[bytes]]]]:
+        """What has come since the last call: the head, and a function that cuts the body into parts of these lengths.
 
         The function serves until the next entry is asked for. Raises `FrameError` for lengths that cannot be.
         """
@@ -127,13 +119,10 @@ class Reader(_Side):
                 self._back, self._at = back, _START
             head, body = _LENGTHS.unpack(self._region.read(self._at, _LENGTHS.size))
             start = self._at + _LENGTHS.size
-            yield self._region.read(start, head), partial(self._body, start + head)
+            yield self._region.read(start, head), partial(self._region.cut, start + head)
             self._at = -(-(start + head + body) // 8) * 8
             self._count += 1
             self._set(_READ, self._count)
-
-    def _body(self, start: int, offset: int, length: int) -> bytes:
-        return self._region.read(start + offset, length)
 
     def close(self) -> None:
         """Give the memory back, once the writer is gone too."""

@@ -7,6 +7,7 @@ import os
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 from .frames import FrameError
@@ -38,24 +39,29 @@ class Region:
         """Of the file; negative once it is closed."""
         return self._descriptor
 
-    def write(self, offset: int, data: bytes) -> None:
-        """Put `data` at `offset`; the file grows when it has to."""
-        end = offset + len(data)
-        if end:
-            self._mapped(end, grow=True)[offset:end] = data
-
-    def reserve(self, size: int) -> None:
-        """Make room for `size` bytes at once, rather than in steps."""
-        if size:
-            self._mapped(size, grow=True)
+    def write(self, offset: int, *parts: bytes) -> int:
+        """Put the parts one behind the other at `offset`, and return where they end; the file grows when it has to."""
+        end = offset + sum(map(len, parts))
+        if end > offset:
+            memory = self._mapped(end, grow=True)
+            for part in parts:
+                memory[offset : offset + len(part)] = part
+                offset += len(part)
+        return end
 
     def read(self, offset: int, length: int) -> bytes:
         """A copy of `length` bytes at `offset`. Raises `FrameError` when the file does not reach that far."""
-        if offset < 0 or length < 0:
-            raise FrameError(f"Expected a place in shared memory, got offset {offset} and length {length}.")
-        if not length:
-            return b""
-        return self._mapped(offset + length, grow=False)[offset : offset + length]
+        return self.cut(offset, [length])[0]
+
+    def cut(self, offset: int, lengths: Sequence[int]) -> list[bytes]:
+        """Copies of bytes that lie one behind the other at `offset`. Raises `FrameError` as `read` does."""
+        if offset < 0 or min(lengths, default=0) < 0:
+            raise FrameError(f"Expected places in shared memory, got offset {offset} and lengths {lengths!r:.60}.")
+        ends = list(accumulate(lengths, initial=offset))
+        if ends[-1] == offset:
+            return [b""] * len(lengths)
+        memory = self._mapped(ends[-1], grow=False)
+        return [memory[start:end] for start, end in pairwise(ends)]
 
     def close(self) -> None:
         """Unmap and close the file here; other processes keep theirs."""

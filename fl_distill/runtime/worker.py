@@ -167,9 +167,9 @@ class Worker:
         # unread, this one among them: by now the slot whose turn it is has been read.
         slot = self._slots[self._served % SLOTS]
         self._served += 1
-        size = sum(len(b) for b in buffers if id(b) not in known)
-        if not (here := size <= INLINE_LIMIT):
-            slot.reserve(size)
+        new = [buffer for buffer in buffers if id(buffer) not in known]
+        if not (here := sum(map(len, new)) <= INLINE_LIMIT):
+            slot.write(0, *new)
         places: list[wire.Place] = []
         offset = 0
         for buffer in buffers:
@@ -178,8 +178,6 @@ class Worker:
             elif here:
                 places.append(["here", len(buffer)])
             else:
-                slot.write(offset, buffer)
                 places.append(["slot", offset, len(buffer)])
                 offset += len(buffer)
-        inline = [b for b in buffers if id(b) not in known] if here else []
-        return places, inline
+        return places, new if here else []

@@ -18,6 +18,7 @@ ROUND_KEYS = ("round", *_TOTALS, "agreement", "entropy", "warnings", "failures",
 SITE_KEYS = ("model", "examples", "loss", "test_accuracy", "alone_accuracy", "local_accuracy", *_TRAFFIC)
 SUMMARY_KEYS = ("strategy", "rounds", "seed", "version", "status", *_TOTALS, "selected", "architectures", "sites")
 _LAST = ("failures", "sites")
+_to_json = json.JSONEncoder(allow_nan=False, separators=(", ", ": ")).encode
 
 
 @final
@@ -32,7 +33,7 @@ class RoundLog:
         missing = [key for key in ROUND_KEYS if key not in row]
         if missing:
             raise ValueError(f"a row of rounds.jsonl needs {ROUND_KEYS}; this one lacks {missing}")
-        line = json.dumps(_ordered_row(row), allow_nan=False, separators=(", ", ": ")) + "\n"
+        line = _line(row)
         if _torn(self.path):
             self._rewrite(_lines(self.path))
         with self.path.open("ab") as file:
@@ -81,8 +82,13 @@ def strict(value: Any) -> Any:
     return value
 
 
-def _ordered_row(row: Mapping[str, Any]) -> dict[str, Any]:
-    return _ordered(strict(row), [key for key in ROUND_KEYS if key not in _LAST])
+def _line(row: Mapping[str, Any]) -> str:
+    first = [key for key in ROUND_KEYS if key not in _LAST]
+    try:
+        text = _to_json(_ordered(dict(row), first))
+    except (TypeError, ValueError):  # something that JSON does not know
+        text = _to_json(_ordered(strict(row), first))
+    return text + "\n"
 
 
 def _ordered_summary(summary: Summary) -> dict[str, Any]:
