@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from fl_distill.asked import Passing
 from fl_distill.meeting import together
-from fl_distill.runtime import bundle, flower_private, frames, packing, shared
+from fl_distill.runtime import bundle, couriers, flower_private, frames, packing, shared
 from fl_distill.runtime.balance import Balance
 from fl_distill.runtime.carrier import carrier
 from fl_distill.runtime.ledger import Reader, Unwanted, Writer
@@ -56,14 +56,19 @@ from .test_process_grid import (  # noqa: F401  the same promises
 )
 
 
-def packed(sites: int, workers: int, shared: bool = True, engine: bool = False) -> Iterator[Packing]:
+def packed(
+    sites: int, workers: int, shared: bool = True, engine: bool = False, stay_s: float = 0.0
+) -> Iterator[Packing]:
     with ProcessGrid(carrier(app, sites), nodes=workers, workers=workers) as below:
-        grid = Packing(Engine(below) if engine else below, sites=sites, workers=workers, shared=shared)
+        grid = Packing(Engine(below) if engine else below, sites=sites, workers=workers, shared=shared, stay_s=stay_s)
         yield grid
-    grid.close()
+        grid.close()
 
 
-@pytest.fixture(params=[(1, True), (2, True), (2, False)], ids=lambda p: f"workers={p[0]}-shared={p[1]}")
+@pytest.fixture(
+    params=[(1, True), (2, True), (2, False), (2, True, True, 60.0)],
+    ids=["one worker", "two workers", "nothing shared", "workers stay"],
+)
 def grid(request: pytest.FixtureRequest) -> Iterator[Packing]:
     yield from packed(5, *request.param)
 
@@ -247,6 +252,56 @@ def test_an_answer_that_makes_no_sense_costs_one_site(crew: Packing, monkeypatch
     assert len(replies) == 5
 
 
+def test_workers_that_stay_get_their_next_bundles_without_a_message() -> None:
+    for grid in packed(6, 2, engine=True, stay_s=60.0):
+        known(grid, "train")
+        pushed = watched(grid)
+        for round_ in range(3):
+            content = model(3, 40_000 + round_)
+            replies = grid.send_and_receive([to(node, "train", content) for node in grid.get_node_ids()])
+            for partition, reply in enumerate(replies):
+                expected = np.arange(40_000 + round_, dtype=np.float32) * 2 + partition
+                np.testing.assert_array_equal(received(reply)["1"], expected)
+            counted = grid.send_and_receive([to(node, "query") for node in grid.get_node_ids()])
+            assert [metric(reply, "n") for reply in counted] == [round_ + 1] * 6, "state goes on"
+        assert not pushed
+        began = time.monotonic()
+    assert time.monotonic() - began < 10, "they go when they are told to"
+
+
+def test_what_a_worker_that_has_just_gone_was_given_is_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(couriers, "NEAR_S", -1.0)  # trusts workers that are gone
+    for grid in packed(4, 2, engine=True, stay_s=0.05):
+        known(grid, "query")
+        for pause in (0.0, 0.049, 0.05, 0.051, 0.2):
+            time.sleep(pause)
+            replies = grid.send_and_receive([to(node, "query") for node in grid.get_node_ids()], timeout=20)
+            assert [reply.has_error() for reply in replies] == [False] * 4, pause
+
+
+def test_a_worker_that_dies_while_it_stays_costs_nothing() -> None:
+    for grid in packed(6, 2, engine=True, stay_s=60.0):
+        known(grid, "query.env")
+        nodes = grid.get_node_ids()
+        replies = grid.send_and_receive([to(node, "query.env") for node in nodes])
+        os.kill(int(replies[0].content["c"]["pid"]), signal.SIGKILL)  # type: ignore[index, call-overload]
+        replies = grid.send_and_receive([to(node, "query") for node in nodes], timeout=60)
+        assert [reply.has_error() for reply in replies] == [False] * 6
+
+
+def test_a_worker_stays_no_longer_than_its_message_is_valid(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(couriers, "TERM_S", 5.0)
+    for grid in packed(4, 1, engine=True, stay_s=60.0):
+        nodes = grid.get_node_ids()
+        grid.send_and_receive([to(node, "query", ttl=20) for node in nodes])
+        pushed = watched(grid)
+        assert len(grid.send_and_receive([to(node, "query", ttl=10) for node in nodes])) == 4
+        assert not pushed, "10 s and some are left"
+        replies = grid.send_and_receive([to(node, "query", ttl=60) for node in nodes], timeout=30)
+        assert pushed, "it would not be valid long enough"
+        assert [reply.has_error() for reply in replies] == [False] * 4
+
+
 def test_memory_out_of_reach_is_given_up_once_and_nothing_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bundle, "reached", lambda *_, **__: None)  # as on another machine
     for grid in packed(5, 2):
@@ -256,7 +311,7 @@ def test_memory_out_of_reach_is_given_up_once_and_nothing_is_lost(monkeypatch: p
             for partition, reply in enumerate(replies):
                 expected = np.arange(40_000, dtype=np.float32) * 2 + partition
                 np.testing.assert_array_equal(received(reply)["1"], expected)
-        assert not grid._shared
+        assert not grid._couriers.shared
 
 
 def test_only_the_file_that_is_meant_is_taken_for_it(tmp_path: Path) -> None:
@@ -364,7 +419,7 @@ def test_bundles_and_entries_carry_messages_and_states_exactly(sites: list[tuple
                 tasks.append(Task(at, metadata, *frames.encode(content), 0.0, at))
                 shown.append((content, RecordDict(state), error))
             made, _ = bundle.pack(tasks, states, library, reader if memory else None)
-            arrived = bundle.Bundle(made)
+            arrived = bundle.Bundle(bundle.bundle_of(bundle.content_of(made)))
             written = []
             for at, order in enumerate(arrived.orders()):
                 assert frames.encode(order.message.content) == frames.encode(shown[at][0])

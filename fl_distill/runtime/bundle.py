@@ -31,9 +31,12 @@ class Unreachable(Exception):
 
 
 def pack(
-    tasks: Sequence[Task], states: States, library: Library, ledger: Reader | None
-) -> tuple[RecordDict, list[Item]]:
-    """The content of a bundle, and what it borrows of the library; without a ledger all is inside."""
+    tasks: Sequence[Task], states: States, library: Library, ledger: Reader | None, stay_s: float = 0.0
+) -> tuple[bytes, list[Item]]:
+    """A bundle, and what it borrows of the library; without a ledger all is inside.
+
+    `stay_s`: how long the worker is to look for another one afterwards.
+    """
     buffers: dict[int, int] = {}
     places: list[list[Any]] = []
     inline: list[bytes] = []
@@ -64,8 +67,18 @@ def pack(
         orders.append([fields, contents[id(task.content)], state.decode(), numbers, task.seed])
     files = (library.descriptor, ledger.descriptor) if ledger is not None else ()
     memory = [astuple(Address.of(file)) for file in files]
-    head = {"memory": memory, "places": places, "contents": described, "orders": orders}
-    return RecordDict({BUNDLE: _one_array(frames.to_json(head), inline)}), borrowed
+    head = {"memory": memory, "places": places, "contents": described, "orders": orders, "stay": stay_s}
+    return _joined(frames.to_json(head), inline), borrowed
+
+
+def content_of(bundle: bytes) -> RecordDict:
+    """The bundle as the content of a message."""
+    return RecordDict({BUNDLE: ArrayRecord({BUNDLE: Array("uint8", (len(bundle),), BUNDLE, bundle)})})
+
+
+def bundle_of(content: RecordDict) -> bytes:
+    """What `content_of` was given."""
+    return content[BUNDLE][BUNDLE].data  # type: ignore[union-attr]
 
 
 @dataclass(frozen=True)
@@ -84,15 +97,17 @@ class Bundle:
     Raises `Unreachable` where the sender's memory is not this machine's, `Unwanted` where nobody waits any more.
     """
 
-    def __init__(self, content: RecordDict) -> None:
-        header, rest = _parts(content)
+    def __init__(self, data: bytes) -> None:
+        header, rest = _parts(data)
         head = frames.parse(header)
         self.ledger: Writer | None = None
+        self.desk: Desk | None = None
         library: Region | None = None
         if head["memory"]:
             shared, ledger = head["memory"]
             library = _reach(shared, writable=False)
             self.ledger = Writer(_reach(ledger, writable=True))
+            self.desk = Desk(self.ledger, library, head["stay"])
             self.ledger.begin(0)  # from here on it is this worker's turn: reading a large model takes a while
         self._buffers: list[bytes] = []
         at = 0
@@ -117,6 +132,22 @@ class Bundle:
             message = frames.rebuild(fields, frames.restore(described, [self._buffers[n] for n in places]))
             held = frames.restore(frames.parse(state.encode()) or [], [self._buffers[n] for n in numbers])
             yield Order(message, held, seed)
+
+
+@final
+class Desk:
+    """Where a worker looks for its next bundle."""
+
+    def __init__(self, ledger: Writer, library: Region, stay_s: float) -> None:
+        self._ledger, self._library, self._stay_s = ledger, library, stay_s
+        self._taken = 0
+
+    def next(self) -> bytes | None:
+        """The next bundle, once it is there; None where there was none for as long as the worker is to stay."""
+        if (found := self._ledger.posted(self._taken, self._stay_s)) is None:
+            return None
+        self._taken, place, length = found
+        return self._library.read(place, length)
 
 
 def _reach(fields: Sequence[Any], writable: bool) -> Region:
@@ -177,14 +208,14 @@ def entries_as_records(entries: Sequence[tuple[bytes, Sequence[bytes]]]) -> Reco
     if not entries:
         return RecordDict()
     sizes = [[len(head), sum(map(len, body))] for head, body in entries]
-    return RecordDict({BUNDLE: _one_array(frames.to_json(sizes), [p for head, body in entries for p in (head, *body)])})
+    return content_of(_joined(frames.to_json(sizes), [part for head, body in entries for part in (head, *body)]))
 
 
 def entries_of(content: RecordDict) -> Iterator[tuple[bytes, Callable[[Sequence[int]], list[bytes]]]]:
     """What `entries_as_records` was given, as `Reader.entries` gives it."""
     if BUNDLE not in content:
         return
-    header, rest = _parts(content)
+    header, rest = _parts(bundle_of(content))
     at = 0
     for head, body in frames.parse(header):
         first = at + head
@@ -196,12 +227,10 @@ def _parted(data: bytes, start: int, lengths: Sequence[int]) -> list[bytes]:
     return [data[first:last] for first, last in pairwise(accumulate(lengths, initial=start))]
 
 
-def _one_array(head: bytes, parts: Sequence[bytes]) -> ArrayRecord:
-    data = b"".join([len(head).to_bytes(8, "little"), head, *parts])
-    return ArrayRecord({BUNDLE: Array("uint8", (len(data),), BUNDLE, data)})
+def _joined(head: bytes, parts: Sequence[bytes]) -> bytes:
+    return b"".join([len(head).to_bytes(8, "little"), head, *parts])
 
 
-def _parts(content: RecordDict) -> tuple[bytes, bytes]:
-    data = content[BUNDLE][BUNDLE].data  # type: ignore[union-attr]
+def _parts(data: bytes) -> tuple[bytes, bytes]:
     length = int.from_bytes(data[:8], "little")
     return data[8 : 8 + length], data[8 + length :]

@@ -10,7 +10,7 @@ from flwr.app import Context, Error, Message, MessageType, RecordDict
 from flwr.clientapp import ClientApp
 
 from ..meeting import meet
-from .bundle import Bundle, Order, Unreachable, entries_as_records, entry
+from .bundle import Bundle, Desk, Order, Unreachable, bundle_of, entries_as_records, entry
 from .flower_private import NO_REPLY
 from .ledger import Unwanted
 from .tasks import FIRST_NODE, late_in_queue
@@ -30,14 +30,21 @@ def carrier(app: ClientApp, sites: int, abreast: int = 1) -> ClientApp:
 
     @outer.train("bundle")
     def carry(message: Message, context: Context) -> Message:
-        try:
-            bundle = Bundle(message.content)
-        except Unreachable:
-            return Message(Error(UNREACHABLE, "the server's memory is out of reach"), reply_to=message)
-        except Unwanted:
-            return Message(RecordDict(), reply_to=message)
         job = Job(app, FIRST_NODE, sites, 1, dict(context.run_config))
-        return Message(_served(bundle, job, abreast), reply_to=message)
+        answers = RecordDict()
+        desk: Desk | None = None
+        data: bytes | None = bundle_of(message.content)
+        while data is not None:
+            try:
+                bundle = Bundle(data)
+                answers, desk = _served(bundle, job, abreast), desk or bundle.desk
+                del bundle  # and with it the models that it brought
+            except Unreachable:
+                return Message(Error(UNREACHABLE, "the server's memory is out of reach"), reply_to=message)
+            except Unwanted:
+                break
+            data = None if desk is None else desk.next()
+        return Message(answers, reply_to=message)
 
     return outer
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from math import inf
 from typing import final
 
 from .frames import FrameError
@@ -19,8 +20,10 @@ SETTLED_S = 0.005
 class Errand:
     """`tasks` in the order in which `node` works on them; answers come through `ledger`, or at the end (None)."""
 
-    def __init__(self, node: int, tasks: Sequence[Task], ledger: Reader | None) -> None:
-        self.node, self.ledger = node, ledger
+    def __init__(
+        self, node: int, tasks: Sequence[Task], ledger: Reader | None, valid_until: float = inf, stay_s: float = 0.0
+    ) -> None:
+        self.node, self.ledger, self.valid_until, self._stay_s = node, ledger, valid_until, stay_s
         self.borrowed: list[Item] = []
         """What its messages need of the library, until all of it is over."""
         self._open = dict(enumerate(tasks))
@@ -43,6 +46,11 @@ class Errand:
     def answered_all(self) -> bool:
         """Whether only the end of the bundle is still to be heard of: its worker has nothing to do."""
         return not self._open
+
+    @property
+    def stays_until(self) -> float:
+        """When the worker goes that has answered all."""
+        return self._since + self._stay_s
 
     @property
     def begun(self) -> list[Task]:

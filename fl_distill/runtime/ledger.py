@@ -5,6 +5,9 @@
     16  orders begun             the writer's      }
     24  entries read             the reader's      }
     32  orders to begin at most  the reader's      }
+    40  bundles posted           the reader's      }
+    48  where the last one lies  the reader's      }
+    56  its length               the reader's      }
     64  entries: lengths of head and body (uint64 each) | head | body, the next one at a multiple of 8
 
 A writer that has come to the end of its room goes back to the start once everything is read, so that the memory holds
@@ -24,10 +27,10 @@ ROOM = 1 << 27
 """Bytes after which a writer goes back to the start."""
 
 _START = 64
-_WRITTEN, _BACK, _BEGUN, _READ, _LIMIT = 0, 8, 16, 24, 32
+_WRITTEN, _BACK, _BEGUN, _READ, _LIMIT, _POSTED, _PLACE, _LENGTH = range(0, 64, 8)
 _NUMBER, _LENGTHS = struct.Struct("<Q"), struct.Struct("<QQ")
 _ALL = 2**63
-_PAUSE_S = 0.0005
+_PAUSE_S, _LONGEST_PAUSE_S, _SLOWER = 0.0005, 0.005, 20
 
 
 class Unwanted(Exception):
@@ -61,6 +64,15 @@ class Writer(_Side):
         self._set(_BEGUN, order + 1)  # first said, then asked: the reader does it the other way round
         if order >= self._get(_LIMIT):
             raise Unwanted
+
+    def posted(self, before: int, stay_s: float) -> tuple[int, int, int] | None:
+        """Wait for the reader to post more than the bundles `before`: their number, offset and length of the last."""
+        began = time.monotonic()
+        while (passed := time.monotonic() - began) < stay_s and self._get(_LIMIT):
+            if (count := self._get(_POSTED)) != before:
+                return count, self._get(_PLACE), self._get(_LENGTH)
+            time.sleep(min(max(_PAUSE_S, passed / _SLOWER), _LONGEST_PAUSE_S))
+        return None
 
     def put(self, head: bytes, body: Sequence[bytes]) -> None:
         """Hand over one answer; waits for the reader where there is no room. `Unwanted` where it wants no more."""
@@ -104,6 +116,16 @@ class Reader(_Side):
         self._at, self._count, self._back = _START, 0, 0
         self._region.write(0, bytes(_START))
         self._set(_LIMIT, _ALL)
+
+    def post(self, place: int, length: int) -> None:
+        """Ready for another bundle of the writer, which has written all it had; it lies at a place of the library."""
+        self._at, self._count, self._back = _START, 0, 0
+        for number in (_WRITTEN, _BACK, _BEGUN, _READ):
+            self._set(number, 0)
+        self._set(_LIMIT, _ALL)
+        self._set(_PLACE, place)
+        self._set(_LENGTH, length)
+        self._set(_POSTED, self._get(_POSTED) + 1)  # last, since it says that the rest is there
 
     def limit(self, orders: int) -> None:
         """The writer must not begin more orders than this; it may have, until some time has passed."""

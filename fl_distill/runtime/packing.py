@@ -17,19 +17,19 @@ from flwr.app import Error, Message
 from flwr.serverapp import Grid
 
 from ..asked import Passing
-from ..collect import Cancels, never
+from ..collect import never
 from ..errors import FlDistillError
 from ..phases import Tally, Work
 from ..seeds import derive
 from . import frames
 from .balance import Balance
-from .bundle import Answer, entries_of, pack, read_entry
-from .carrier import KIND, UNREACHABLE
+from .bundle import Answer, entries_of, read_entry
+from .carrier import UNREACHABLE
+from .couriers import Couriers
 from .errand import Errand
 from .flower_private import APP_CRASHED, UNAVAILABLE, copied, stamp
 from .inbox import Inbox, exchanged
-from .ledger import Reader
-from .shared import Library, keep_freed_memory
+from .shared import keep_freed_memory
 from .tasks import FIRST_NODE, States, Task, check_instruction
 from .turns import Turns
 
@@ -37,11 +37,9 @@ PULL_S = 0.05
 """How long a pull waits for the first reply."""
 WORTH_S = 0.2
 """On an engine that takes a while to deliver a message."""
-MARGIN_S = 10.0
-"""How much longer a bundle is valid than its messages, which expire here first."""
 TRIES, TRY_S = 6, 0.5
 """How often a bundle that no worker began is sent again, and seconds before the first time; then twice as long."""
-_QUICK_S, _LOOK_S, _START_S = 0.0005, 0.005, 60.0
+_QUICK_S, _LOOK_S = 0.0005, 0.005
 
 
 @final
@@ -51,8 +49,9 @@ class Packing(Passing):
     `workers`: how many messages the nodes below work on at a time; there must be as many nodes. `shared`: whether to
     try memory that server and workers share; once a worker cannot reach it, every site's message travels by itself.
     `seed` seeds Python's, numpy's and torch's global generators for each message, so that apps do not depend on who
-    serves them. `worth_s`: seconds of work from which on some of it is given to an idle worker. `check` raises to
-    abandon the wait for nodes.
+    serves them. `worth_s`: seconds of work from which on some of it is given to an idle worker. `stay_s`: how long a
+    worker that has done its bundle stays for the next one (see `couriers`); for engines that take a while to deliver.
+    `check` raises to abandon the wait for nodes.
     """
 
     def __init__(
@@ -64,19 +63,16 @@ class Packing(Passing):
         shared: bool = True,
         seed: int = 0,
         worth_s: float = WORTH_S,
+        stay_s: float = 0.0,
         check: Callable[[], None] = never,
     ) -> None:
         super().__init__(grid)
         keep_freed_memory()
-        self._sites, self._workers, self._seed, self._check = sites, workers, seed, check
-        self._worth_s = worth_s
+        self._sites, self._workers, self._seed, self._worth_s = sites, workers, seed, worth_s
         self._balance, self._states, self._inbox = Balance(), States(), Inbox()
-        self._turns = Turns(self._inbox)
-        self._library, self._shared = Library(lambda _: None), shared
-        self._tally = Tally(workers)
-        self._idle: list[Reader] = []
-        self._nodes: list[int] = []
-        self._out: dict[str, Errand] = {}
+        self._turns, self._tally = Turns(self._inbox), Tally(workers)
+        self._couriers = Couriers(grid, workers, self._states, stay_s, check)
+        self._couriers.shared = shared
         self._count = 0
         self._per_node: Counter[int] = Counter()
         self._next_look, self._pause_until, self._open = 0.0, 0.0, True
@@ -139,17 +135,9 @@ class Packing(Passing):
         return self._tally.take()
 
     def close(self) -> None:
-        """Give the shared memory back, once the workers are gone; forget every message."""
-        for errand in self._out.values():
-            if errand.ledger is not None:
-                errand.ledger.limit(0)
-                errand.ledger.close()
-        for ledger in self._idle:
-            ledger.close()
+        """Let the workers go, give the shared memory back, forget every message."""
         if self._open:
-            self._library.close()
-        self._out.clear()
-        self._idle.clear()
+            self._couriers.close()
         self._inbox.clear()
         self._open = False
 
@@ -169,10 +157,10 @@ class Packing(Passing):
 
     def _dispatch(self) -> None:
         """Send what is ready, to as many workers as are free; where memory is not shared, one by one."""
-        free = self._workers - len(self._working())
+        free = self._workers - self._couriers.working
         if time.monotonic() < self._pause_until:
             return
-        if not self._shared:
+        if not self._couriers.shared:
             for task in self._turns.ready():
                 self._send([task])
         elif free > 0:
@@ -186,36 +174,9 @@ class Packing(Passing):
                 self._send(tasks)
 
     def _send(self, tasks: list[Task]) -> None:
-        ledger = None
-        if self._shared:
-            ledger = self._idle.pop() if self._idle else Reader()
-            ledger.reset()
-        busy = Counter(errand.node for errand in self._working())
-        ending = Counter(errand.node for errand in self._out.values())
-        errand = Errand(min(self._carriers(), key=lambda node: (busy[node], ending[node])), tasks, ledger)
-        ttl = max(max(task.deadline for task in tasks) - time.monotonic(), 0.0) + MARGIN_S
-        content, errand.borrowed = pack(tasks, self._states, self._library, ledger)
-        keys = list(self.grid.push_messages([Message(content, errand.node, KIND, ttl=ttl)]))
-        if keys:
-            self._out[keys[0]] = errand
-            return
-        self._settle(errand, reused=True)
-        for task in tasks:
-            self._turns.finish(task, task.failed(UNAVAILABLE, "the engine does not take messages any more"))
-
-    def _working(self) -> list[Errand]:
-        return [errand for errand in self._out.values() if not errand.answered_all]
-
-    def _carriers(self) -> list[int]:
-        """The nodes below, once they are there."""
-        until = time.monotonic() + _START_S
-        while len(self._nodes) < self._workers:
-            self._check()
-            if time.monotonic() > until:
-                raise FlDistillError(f"the engine has {len(self._nodes)} nodes, expected {self._workers}")
-            self._nodes = list(self.grid.get_node_ids())
-            time.sleep(0 if len(self._nodes) >= self._workers else _LOOK_S)
-        return self._nodes
+        if not self._couriers.send(tasks):
+            for task in tasks:
+                self._turns.finish(task, task.failed(UNAVAILABLE, "the engine does not take messages any more"))
 
     # ------------------------------------------------------------ in
 
@@ -228,20 +189,18 @@ class Packing(Passing):
     def _look(self, now: float) -> None:
         """What need not be looked at all the time: deadlines, ends of bundles, idle workers."""
         self._turns.expire(now)
-        if self._out:
-            for reply in self.grid.pull_messages(list(self._out)):
-                key = reply.metadata.reply_to_message_id
-                self._ended(key, self._out[key], reply)
-        for key, errand in list(self._out.items()):
+        for key, errand, reply in self._couriers.replies():
+            self._ended(key, errand, reply)
+        for key, errand in self._couriers.out():
             self._turns.requeue(errand.left_over(now))
             if errand.stuck:
                 self._free(key, errand, now)
-        if len(self._working()) < self._workers and not self._turns.any_ready:
+        if self._couriers.working < self._workers and not self._turns.any_ready:
             self._share_out(now)
         self._dispatch()
 
     def _drain_all(self) -> None:
-        for key, errand in list(self._out.items()):
+        for key, errand in self._couriers.out():
             self._drain(key, errand)
 
     def _drain(self, key: str, errand: Errand) -> None:
@@ -250,9 +209,8 @@ class Packing(Passing):
             for entry in errand.ledger.entries() if errand.ledger is not None else ():
                 self._take(errand, read_entry(*entry))
         except frames.FrameError as error:
-            self._out.pop(key, None)
             self._blame(errand, Error(APP_CRASHED, f"the worker's answer cannot be read: {error}"))
-            self._settle(errand, reused=False)
+            self._couriers.over(key, reused=False)
 
     def _take(self, errand: Errand, answer: Answer) -> None:
         task = errand.answered(answer.number)
@@ -266,7 +224,7 @@ class Packing(Passing):
     def _ended(self, key: str, errand: Errand, reply: Message) -> None:
         """A bundle's own reply: all was done, or what is left was not begun, or something went wrong at the first."""
         self._drain(key, errand)
-        if self._out.pop(key, None) is None:
+        if key not in self._couriers:
             return
         try:
             for entry in entries_of(reply.content) if reply.has_content() else ():
@@ -276,11 +234,11 @@ class Packing(Passing):
         if not reply.has_error():
             self._turns.requeue(errand.left())
         elif reply.error.code == UNREACHABLE:
-            self._shared = False
+            self._couriers.shared = False
             self._turns.requeue(errand.left())
         else:
             self._blame(errand, reply.error)
-        self._settle(errand, reused=not reply.has_error() or reply.error.code == UNREACHABLE)
+        self._couriers.over(key, reused=not reply.has_error() or reply.error.code == UNREACHABLE)
 
     def _blame(self, errand: Errand, error: Error) -> None:
         """The error is that of the site in whose turn it happened; where none was begun, it may pass.
@@ -311,31 +269,21 @@ class Packing(Passing):
 
     def _free(self, key: str, errand: Errand, now: float) -> None:
         """A worker is at something that nobody waits for: free it, or at least let it begin nothing else."""
-        if not isinstance(self.grid, Cancels):
+        self._drain(key, errand)  # it may have gone on meanwhile
+        if key not in self._couriers or not errand.stuck:
+            return
+        if not self._couriers.cancel(key):
             errand.stop(now)
             return
-        self._drain(key, errand)  # it may have gone on meanwhile
-        if key in self._out and errand.stuck:
-            self.grid.cancel([key])
-            self._drain(key, errand)  # what it had finished just before
-            if self._out.pop(key, None) is not None:
-                self._set_apart(errand.begun)
-                self._settle(errand, reused=False)
-                self._turns.requeue(errand.left())
+        self._drain(key, errand)  # what it had finished just before
+        if key in self._couriers:
+            self._set_apart(errand.begun)
+            self._couriers.over(key, reused=False)
+            self._turns.requeue(errand.left())
 
     def _share_out(self, now: float) -> None:
         """Let the worker with the most before it give half of that to those who have nothing."""
-        worth = {key: sum(self._balance.costs(errand.not_begun())) for key, errand in self._out.items()}
+        worth = [(sum(self._balance.costs(errand.not_begun())), errand) for _, errand in self._couriers.out()]
         if worth:
-            most = max(worth, key=lambda key: worth[key])
-            self._out[most].give_half(worth[most] > self._worth_s, now)
-
-    def _settle(self, errand: Errand, reused: bool) -> None:
-        """A bundle is over; its ledger serves another one unless a worker may still write there."""
-        self._library.release(errand.borrowed)
-        errand.borrowed = []
-        if errand.ledger is not None and reused and len(self._idle) < 2 * self._workers:
-            self._idle.append(errand.ledger)
-        elif errand.ledger is not None:
-            errand.ledger.limit(0)
-            errand.ledger.close()
+            most, errand = max(worth, key=lambda pair: pair[0])
+            errand.give_half(most > self._worth_s, now)

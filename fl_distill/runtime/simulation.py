@@ -16,6 +16,8 @@ from ..errors import ConfigError, RunStopped
 from .carrier import carrier
 from .packing import Packing
 
+STAY_S = 10.0
+"""How long a worker stays between two rounds; Flower's engine takes a tenth of a second for what is sent anew."""
 T = TypeVar("T")
 Serve = Callable[[Grid, Callable[[], None]], T]
 
@@ -47,7 +49,7 @@ def simulate(
     @server.main()
     def main(grid: Grid, context: Context) -> None:
         try:
-            packing = Packing(grid, sites=nodes, workers=workers, check=check)
+            packing = Packing(grid, sites=nodes, workers=workers, stay_s=STAY_S, check=check)
             try:
                 results.append(serve(packing, check))
             finally:
