@@ -1,10 +1,13 @@
 """The `fl-distill` command."""
 
 import argparse
+import gc
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+from .importing import in_a_hurry
 
 # Nothing here may reach the network by itself; whoever wants Flower's telemetry sets these.
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
@@ -34,7 +37,9 @@ exit codes: 0 done, 1 stopped (resumable), 2 bad configuration, 130 interrupted 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of the console script."""
-    sys.exit(run(sys.argv[1:] if argv is None else argv))
+    code = run(sys.argv[1:] if argv is None else argv)
+    gc.freeze()  # all of it ends now: nobody need look for garbage in it
+    sys.exit(code)
 
 
 def run(argv: Sequence[str]) -> int:
@@ -58,7 +63,8 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _dispatch(arguments: argparse.Namespace) -> int:
-    from . import commands
+    with in_a_hurry():
+        from . import commands
 
     exports = arguments.overrides[:1] == ["export"]
     if arguments.help:

@@ -11,6 +11,7 @@ from typing import Any
 from .config import composed, swept, typed
 from .errors import ConfigError, FlDistillError
 from .files import replace_with
+from .importing import in_a_hurry
 
 Config = dict[str, Any]
 
@@ -28,7 +29,8 @@ def show(overrides: Sequence[str], config_dir: str | None) -> None:
 
 def single(overrides: Sequence[str], config_dir: str | None) -> None:
     """One run, new or resumed."""
-    from .runtime.start import run
+    with in_a_hurry():
+        from .runtime.start import run
 
     overrides = [_quoted(text) for text in overrides]
     resume = composed([text for text in overrides if text.startswith("resume=")])[0]["resume"]
@@ -44,7 +46,8 @@ def single(overrides: Sequence[str], config_dir: str | None) -> None:
 
 def sweep(overrides: Sequence[str], config_dir: str | None) -> int:
     """Every combination of the comma-separated values; returns 1 when a job failed, else 0."""
-    from .runtime.start import run
+    with in_a_hurry():
+        from .runtime.start import run
     from .tracking import sweep_table
 
     if any(text.startswith("resume=") for text in overrides):

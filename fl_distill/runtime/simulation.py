@@ -5,6 +5,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any, TypeVar
 
 from flwr.app import Context
@@ -13,6 +14,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from ..config.schema import Runtime
 from ..errors import ConfigError, RunStopped
+from ..importing import in_a_hurry
 from .carrier import carrier
 from .packing import Packing
 
@@ -32,7 +34,14 @@ def simulate(
     `check` raises once the engine is gone, so that nothing waits for replies that cannot come. What `serve` raises is
     raised here again, in the thread that called.
     """
-    workers = min(nodes, _start_ray(runtime, debug))
+    # Ray's daemons start in the meantime, which takes about as long.
+    engine = threading.Thread(target=import_module, args=("flwr.simulation",))
+    engine.start()
+    try:
+        with in_a_hurry():
+            workers = min(nodes, _start_ray(runtime, debug))
+    finally:
+        engine.join()
     from flwr.simulation import run_simulation
 
     results: list[T] = []
