@@ -37,8 +37,10 @@ class Progress:
 
         A row is the best so far where its validation accuracy is more than `min_delta` above that of the one before.
         """
-        for key in (*self.totals, *(key for key in PHASES if key in row and key not in self.totals)):
-            self.totals[key] = self.totals.get(key, 0.0) + row.get(key, 0.0)
+        for key in ("wall_s", *TRAFFIC):
+            self.totals[key] += row[key]
+        for key in [key for key in PHASES if key in row]:
+            self.totals[key] = self.totals.get(key, 0.0) + row[key]
         self.logged, self.failures = row["round"], row["failures"]
         if self.last is None or _scored(row):
             self.last = row

@@ -265,8 +265,6 @@ def test_workers_that_stay_get_their_next_bundles_without_a_message() -> None:
             counted = grid.send_and_receive([to(node, "query") for node in grid.get_node_ids()])
             assert [metric(reply, "n") for reply in counted] == [round_ + 1] * 6, "state goes on"
         assert not pushed
-        began = time.monotonic()
-    assert time.monotonic() - began < 10, "they go when they are told to"
 
 
 def test_what_a_worker_that_has_just_gone_was_given_is_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,6 @@
 """Flower's records made without its check of each item, which costs more than the rest of a small message.
 
-Every function checks the types that Flower checks, all at once; what it takes, Flower's constructor would take too.
+Keys, scalars and records are checked as Flower does, all at once; the values of `make_arrays` are its caller's affair.
 """
 
 from collections.abc import Mapping
@@ -55,5 +55,5 @@ def make_records(records: dict[str, Record]) -> RecordDict:
 
 
 def _check_keys(items: Mapping[str, Any]) -> None:
-    if not all(type(key) is str for key in items):
+    if not all(isinstance(key, str) for key in items):
         raise TypeError(f"Expected texts as keys of a record, got {list(items)!r}.")

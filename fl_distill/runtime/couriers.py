@@ -8,7 +8,7 @@ with nothing of the bundle begun, and it is sent again.
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import final
 
 from flwr.app import Message
@@ -39,14 +39,16 @@ class Couriers:
     `stay_s`: how long a worker stays after its bundle. `check` raises to abandon the wait for nodes.
     """
 
-    def __init__(self, grid: Grid, workers: int, states: States, stay_s: float, check: Callable[[], None]) -> None:
+    def __init__(
+        self, grid: Grid, workers: int, states: States, shared: bool, stay_s: float, check: Callable[[], None]
+    ) -> None:
         self._grid, self._workers, self._states, self._check = grid, workers, states, check
         self._stay_s = stay_s
         self._library = Library(lambda _: None)
         self._idle: list[Reader] = []
         self._nodes: list[int] = []
         self._out: dict[str, Errand] = {}
-        self.shared = True
+        self.shared = shared
         """Whether memory that server and workers share can be reached from everywhere, as far as is known."""
 
     # ------------------------------------------------------------ who is where
@@ -70,18 +72,18 @@ class Couriers:
         now = time.monotonic()
         until = max(max(task.deadline for task in tasks), now) + MARGIN_S
         for key, errand in self._out.items():
-            stays = errand.answered_all and now < errand.stays_until - NEAR_S and until < errand.valid_until
-            if stays and errand.ledger is not None:
+            stays = errand.answered_all and errand.awaits_more and now < errand.stays_until - NEAR_S
+            if self.shared and stays and until < errand.valid_until and errand.ledger is not None:
                 self._hand_over(key, errand, errand.ledger, tasks)
                 return True
         return self._push(tasks, until - now)
 
     def _hand_over(self, key: str, before: Errand, ledger: Reader, tasks: Sequence[Task]) -> None:
         """Put a bundle where the worker looks that has answered all of the one before."""
-        self._library.release(before.borrowed)
         errand = Errand(before.node, tasks, ledger, before.valid_until, self._stay_s)
         content, errand.borrowed = pack(tasks, self._states, self._library, ledger, self._stay_s)
         errand.borrowed.append(item := self._library.borrow(content))
+        self._library.release(before.borrowed)
         self._out[key] = errand
         ledger.post(item.offset, len(content))
 
@@ -109,10 +111,14 @@ class Couriers:
         busy = Counter(errand.node for errand in self._out.values() if not errand.answered_all)
         ending = Counter(errand.node for errand in self._out.values())
         chosen = min(self._carriers(), key=lambda node: (busy[node], ending[node]))
-        for errand in self._out.values():
-            if errand.node == chosen and errand.answered_all and errand.ledger is not None:
-                errand.ledger.limit(0)
+        self._let_go(errand for errand in self._out.values() if errand.node == chosen)
         return chosen
+
+    @staticmethod
+    def _let_go(errands: Iterable[Errand]) -> None:
+        for errand in errands:
+            if errand.answered_all and errand.ledger is not None:
+                errand.ledger.limit(0)
 
     def _carriers(self) -> list[int]:
         """The nodes, once they are there."""
@@ -129,6 +135,8 @@ class Couriers:
 
     def replies(self) -> Iterator[tuple[str, Errand, Message]]:
         """The engine's answers that have come."""
+        if not self.shared:
+            self._let_go(self._out.values())  # they would keep others from the engine's messages
         for reply in self._grid.pull_messages(list(self._out)) if self._out else ():
             key = reply.metadata.reply_to_message_id
             yield key, self._out[key], reply

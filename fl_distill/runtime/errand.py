@@ -35,10 +35,12 @@ class Errand:
         """Those without an answer, in order."""
         return list(self._open.values())
 
-    def answered(self, number: int) -> Task:
+    def answered(self, number: int, message_id: str) -> Task:
         """The task with this number has its answer. Raises `FrameError` where it is none of those left."""
         if not isinstance(number, int) or number not in self._open:
             raise FrameError(f"an answer to order {number!r}, expected one of {list(self._open)[:5]}")
+        if self._open[number].metadata.message_id != message_id:
+            raise FrameError(f"an answer to another message than that of order {number}")
         self._since = time.monotonic()
         return self._open.pop(number)
 
@@ -51,6 +53,11 @@ class Errand:
     def stays_until(self) -> float:
         """When the worker goes that has answered all."""
         return self._since + self._stay_s
+
+    @property
+    def awaits_more(self) -> bool:
+        """Whether the worker waits for another bundle: what has no answer once all are read, it will not begin."""
+        return self.ledger is not None and self.ledger.awaited
 
     @property
     def begun(self) -> list[Task]:
@@ -86,6 +93,12 @@ class Errand:
         """Let the worker begin nothing more."""
         if self.not_begun():
             self._cut(0, now)
+
+    def given_back(self) -> list[Task]:
+        """All that is left, of a worker that waits for another bundle: from now on no affair of this one."""
+        left = self.left()
+        self._open.clear()
+        return left
 
     def left_over(self, now: float) -> list[Task]:
         """What the worker was told not to begin, and has not: from now on no affair of this bundle."""

@@ -8,7 +8,8 @@
     40  bundles posted           the reader's      }
     48  where the last one lies  the reader's      }
     56  its length               the reader's      }
-    64  entries: lengths of head and body (uint64 each) | head | body, the next one at a multiple of 8
+    64  bundle that is waited for  the writer's    }
+    128 entries: lengths of head and body (uint64 each) | head | body, the next one at a multiple of 8
 
 A writer that has come to the end of its room goes back to the start once everything is read, so that the memory holds
 a few answers, however many there are. What was written is there even if the writer dies.
@@ -26,8 +27,8 @@ from .shared import Region, anonymous_file
 ROOM = 1 << 27
 """Bytes after which a writer goes back to the start."""
 
-_START = 64
-_WRITTEN, _BACK, _BEGUN, _READ, _LIMIT, _POSTED, _PLACE, _LENGTH = range(0, 64, 8)
+_START = 128
+_WRITTEN, _BACK, _BEGUN, _READ, _LIMIT, _POSTED, _PLACE, _LENGTH, _AWAITED = range(0, 72, 8)
 _NUMBER, _LENGTHS = struct.Struct("<Q"), struct.Struct("<QQ")
 _ALL = 2**63
 _PAUSE_S, _LONGEST_PAUSE_S, _SLOWER = 0.0005, 0.005, 20
@@ -66,7 +67,11 @@ class Writer(_Side):
             raise Unwanted
 
     def posted(self, before: int, stay_s: float) -> tuple[int, int, int] | None:
-        """Wait for the reader to post more than the bundles `before`: their number, offset and length of the last."""
+        """Wait for the reader to post more than the bundles `before`: their number, offset and length of the last.
+
+        All that was begun is answered by now, and nothing of what was posted before will be begun any more.
+        """
+        self._set(_AWAITED, before + 1)
         began = time.monotonic()
         while (passed := time.monotonic() - began) < stay_s and self._get(_LIMIT):
             if (count := self._get(_POSTED)) != before:
@@ -110,6 +115,11 @@ class Reader(_Side):
     def begun(self) -> int:
         """How many orders the writer has begun, or asked to begin."""
         return self._get(_BEGUN)
+
+    @property
+    def awaited(self) -> bool:
+        """Whether the writer waits for a bundle, or did until it went: it is done with all that it had."""
+        return self._get(_AWAITED) > self._get(_POSTED)
 
     def reset(self) -> None:
         """Ready for another writer; the one before must have ended."""

@@ -71,8 +71,7 @@ class Packing(Passing):
         self._sites, self._workers, self._seed, self._worth_s = sites, workers, seed, worth_s
         self._balance, self._states, self._inbox = Balance(), States(), Inbox()
         self._turns, self._tally = Turns(self._inbox), Tally(workers)
-        self._couriers = Couriers(grid, workers, self._states, stay_s, check)
-        self._couriers.shared = shared
+        self._couriers = Couriers(grid, workers, self._states, shared, stay_s, check)
         self._count = 0
         self._per_node: Counter[int] = Counter()
         self._next_look, self._pause_until, self._open = 0.0, 0.0, True
@@ -192,6 +191,9 @@ class Packing(Passing):
         for key, errand, reply in self._couriers.replies():
             self._ended(key, errand, reply)
         for key, errand in self._couriers.out():
+            if errand.awaits_more:
+                self._drain(key, errand)  # what it had finished just before
+                self._turns.requeue(errand.given_back() if key in self._couriers else [])
             self._turns.requeue(errand.left_over(now))
             if errand.stuck:
                 self._free(key, errand, now)
@@ -213,12 +215,12 @@ class Packing(Passing):
             self._couriers.over(key, reused=False)
 
     def _take(self, errand: Errand, answer: Answer) -> None:
-        task = errand.answered(answer.number)
+        task = errand.answered(answer.number, answer.reply.metadata.reply_to_message_id)
+        self._tally.add(errand.node, answer.seconds)
         if answer.state is not None:
             self._states.put(task.node, *answer.state)
         if answer.reply.has_content():
             self._balance.note(task, answer.seconds)
-            self._tally.add(errand.node, answer.seconds)
         self._turns.finish(task, answer.reply)
 
     def _ended(self, key: str, errand: Errand, reply: Message) -> None:

@@ -105,7 +105,7 @@ def _start_ray(runtime: Runtime, debug: bool) -> int:
     if not ray.is_initialized():
         ray.init(
             # Ray's own default would go for the address that a cluster left on this disk, though it may be gone.
-            address=runtime.address or os.environ.get("RAY_ADDRESS", "local"),
+            address=runtime.address or os.environ.get("RAY_ADDRESS") or "local",
             include_dashboard=False,
             configure_logging=debug,
             logging_level=logging.INFO if debug else logging.CRITICAL,

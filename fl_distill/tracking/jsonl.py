@@ -99,7 +99,7 @@ def _ordered(record: dict[str, Any], first: list[str]) -> dict[str, Any]:
     """Keys of the contract, then others by name, then the long maps with their sites in natural order."""
     others = sorted(key for key in record if key not in first and key not in _LAST)
     ordered = {key: record[key] for key in [*first, *others] if key in record}
-    maps = {key: record[key] for key in _LAST if isinstance(record.get(key), dict)}
+    maps = {key: dict(record[key]) for key in _LAST if isinstance(record.get(key), Mapping)}
     if "sites" in maps:
         maps["sites"] = {site: _ordered_site(values) for site, values in maps["sites"].items()}
     return ordered | {key: {site: sites[site] for site in natural(sites)} for key, sites in maps.items()}

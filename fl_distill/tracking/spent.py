@@ -4,7 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 PHASES = ("compute_s", "transport_s", "idle_s", "sites_s", "aggregation_s", "evaluation_s")
-"""Keys of a row, and of a summary as sums over rounds; those of the sites' part depend on what the grid knows."""
+"""Keys of a row, and of a summary as sums over rounds; those of the sites' part depend on what the grid knows.
+
+Rounds that an older version had written before a run was resumed have none.
+"""
 
 
 def spent(summary: Mapping[str, Any]) -> str:
