@@ -13,7 +13,7 @@ from torch.nn.utils import parameters_to_vector
 
 from fl_distill.client import Client, Task
 from fl_distill.data.types import Site, Split
-from fl_distill.learning import Diverged, Settings, evaluate, fit, full_gradient, predict, proximal, trainable
+from fl_distill.learning import Diverged, Settings, evaluate, fit, full_gradient, optim, predict, proximal, trainable
 from fl_distill.learning.fit import batches as batches_of
 from fl_distill.seeds import derive, generator
 
@@ -53,6 +53,23 @@ def test_fit_equals_a_plain_torch_loop_bit_for_bit(name: str, settings: dict[str
             optimizer.step()
     for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
+def test_a_parameter_without_a_gradient_stays_and_its_time_with_it(name: str) -> None:
+    kinds = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+    torch.manual_seed(0)
+    ours = [torch.ones(3), torch.ones(4)]
+    theirs = [tensor.clone().requires_grad_() for tensor in ours]
+    step = optim.make(ours, Settings(optimizer=name, lr=0.1, momentum=0.0, weight_decay=0.01))
+    optimizer = kinds[name](theirs, lr=0.1, weight_decay=0.01)
+    for present in ((True, False), (False, False), (True, True), (True, True)):
+        grads = [torch.rand_like(tensor) if there else None for tensor, there in zip(ours, present, strict=True)]
+        step(grads, 1.0)
+        for tensor, grad in zip(theirs, grads, strict=True):
+            tensor.grad = grad
+        optimizer.step()
+        assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
 
 
 def test_training_lowers_the_loss_and_raises_accuracy() -> None:

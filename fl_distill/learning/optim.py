@@ -1,7 +1,7 @@
 """Optimisers of local training.
 
-SGD is written out here: making the first `torch.optim` object imports torch's compiler, about a second in
-every worker process, and the update itself is three lines.
+They are written out here: making the first `torch.optim` object imports torch's compiler, about a second in every
+process, and what it does around an update takes longer than the update of a small model.
 """
 
 import math
@@ -11,6 +11,9 @@ import torch
 from torch import Tensor
 
 from .settings import Settings
+
+BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8
+"""Of Adam: what stays of the mean and of the squares in a step, and what keeps a quotient finite."""
 
 Step = Callable[[Sequence[Tensor | None], float], None]
 """Applies one update, given a gradient (or None) for each parameter, at this part of the learning rate."""
@@ -51,21 +54,43 @@ def _sgd(params: Sequence[Tensor], settings: Settings) -> Step:
 
 
 def _adam(params: Sequence[Tensor], settings: Settings) -> Step:
-    return _from_torch(torch.optim.Adam(params, lr=settings.lr, weight_decay=settings.weight_decay), params)
+    return _moments(params, settings, decoupled=False)
 
 
 def _adamw(params: Sequence[Tensor], settings: Settings) -> Step:
-    return _from_torch(torch.optim.AdamW(params, lr=settings.lr, weight_decay=settings.weight_decay), params)
+    return _moments(params, settings, decoupled=True)
 
 
-def _from_torch(optimizer: torch.optim.Optimizer, params: Sequence[Tensor]) -> Step:
-    full = optimizer.param_groups[0]["lr"]
+def _moments(params: Sequence[Tensor], settings: Settings, decoupled: bool) -> Step:
+    """m <- b1 m + (1 - b1) g;  s <- b2 s + (1 - b2) g^2;  p <- p - lr (m / (1 - b1^t)) / (sqrt(s / (1 - b2^t)) + eps).
 
+    Decay d is added to the gradient (g + d p), or, `decoupled`, taken off the parameter first (p <- p - lr d p). As
+    torch.optim.Adam and AdamW, bit for bit; t counts the gradients of a parameter.
+    Source: Kingma & Ba 2015, arXiv 1412.6980; Loshchilov & Hutter 2019, arXiv 1711.05101.
+    """
+    means, squares = [torch.zeros_like(p) for p in params], [torch.zeros_like(p) for p in params]
+    counts = [0] * len(params)
+    lr, decay = settings.lr, settings.weight_decay
+
+    @torch.no_grad()
     def step(grads: Sequence[Tensor | None], scale: float) -> None:
-        optimizer.param_groups[0]["lr"] = full * scale
-        for param, grad in zip(params, grads, strict=True):
-            param.grad = grad
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        there = [at for at, grad in enumerate(grads) if grad is not None]
+        if not there:
+            return
+        for at in there:
+            counts[at] += 1
+        moved, given = [params[at] for at in there], [grad for grad in grads if grad is not None]
+        if decay and decoupled:
+            torch._foreach_mul_(moved, 1 - lr * scale * decay)
+        elif decay:
+            given = list(torch._foreach_add(given, moved, alpha=decay))
+        mean, square = [means[at] for at in there], [squares[at] for at in there]
+        torch._foreach_lerp_(mean, given, 1 - BETA_1)
+        torch._foreach_mul_(square, BETA_2)
+        torch._foreach_addcmul_(square, given, given, 1 - BETA_2)
+        roots = torch._foreach_sqrt(square)
+        torch._foreach_div_(roots, [(1 - BETA_2 ** counts[at]) ** 0.5 for at in there])
+        torch._foreach_add_(roots, EPSILON)
+        torch._foreach_addcdiv_(moved, mean, roots, [-(lr * scale / (1 - BETA_1 ** counts[at])) for at in there])
 
     return step
