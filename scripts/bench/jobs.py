@@ -60,7 +60,8 @@ class Clock(Observer):
 
     def round_done(self, row: dict[str, Any]) -> None:
         self._ends.append(time.time() - self._start)
-        self._accuracy.append(row["server_accuracy"])
+        accuracy = row["server_accuracy"] if row["server_accuracy"] is not None else row["test_accuracy"]
+        self._accuracy.append(accuracy or 0.0)
 
     def finished(self, summary: dict[str, Any], status: str) -> None:
         gaps = sorted(b - a for a, b in zip(self._ends, self._ends[1:], strict=False))

@@ -1,6 +1,6 @@
 """Time this package beside its peers on the common jobs, round robin, as ratios to bare PyTorch in two processes.
 
-    python scripts/bench/run.py --bench ../shared/bench --jobs J1,J2,J3 --reps 5
+    python scripts/bench/run.py --bench ../shared/bench --jobs J1,J2,J3,K1md,K1ds --reps 5
 
 Without `--bench` (or FL_DISTILL_BENCH) there are no jobs to run: the folder holds their definitions, the floor and the
 peers. Every case runs in its own process with this interpreter; a wall time counts from spawn to exit. The table shows
@@ -20,14 +20,19 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 FLOOR = "floor-2"
+KNOWLEDGE = {"K1md": ("J1", "--method", "fedmd"), "K1ds": ("J1", "--method", "dsfl")}
+"""Jobs of this folder's own, which no peer has, and what `knowledge_floor.py` is asked to do of them."""
 
 
 def cases(bench: Path, job: str) -> dict[str, list[str]]:
     ours = [sys.executable, "-m", "fl_distill.cli", "--config-dir", str(HERE / "conf"), f"experiment={job}"]
+    own = KNOWLEDGE.get(job)
+    script = [str(HERE / "knowledge_floor.py"), *own] if own else [str(bench / "floor" / "floor.py"), job]
+    peers = {} if own else {"flower": [sys.executable, str(bench / "flower_stock" / "run_sim.py"), job]}
     return {
-        FLOOR: [sys.executable, str(bench / "floor" / "floor.py"), job, "--procs", "2"],
-        "floor-1": [sys.executable, str(bench / "floor" / "floor.py"), job, "--procs", "1"],
-        "flower": [sys.executable, str(bench / "flower_stock" / "run_sim.py"), job],
+        FLOOR: [sys.executable, *script, "--procs", "2"],
+        "floor-1": [sys.executable, *script, "--procs", "1"],
+        **peers,
         "fl-distill local": [*ours, "runtime=local", "runtime.workers=2"],
         "fl-distill simulation": [*ours, "runtime=simulation"],
     }
@@ -95,7 +100,7 @@ def main() -> None:
             for name, command in chosen.items():
                 run = timed(command, job, bench, options.timeout)
                 results[name].append(run)
-                note = {"job": job, "case": name, "repetition": repetition, **run}
+                note = {**run, "job": job, "case": name, "repetition": repetition}
                 print(json.dumps(note), file=sys.stderr, flush=True)
                 if options.out:
                     with options.out.open("a", encoding="utf-8") as file:
