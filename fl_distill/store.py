@@ -27,8 +27,9 @@ class SiteStore:
     def save(self, number: int, tensors: Mapping[str, Tensor], needed_from: int) -> None:
         """Keep the state of round `number`; drop what no resumption from round `needed_from` on can need."""
         save_tensors(self._path(number), tensors)
-        base = max((n for n in rounds_in(self._folder) if n <= needed_from), default=-1)
-        for old in rounds_in(self._folder):
+        held = rounds_in(self._folder)
+        base = max((n for n in held if n <= needed_from), default=-1)
+        for old in held:
             if old < base:
                 self._path(old).unlink(missing_ok=True)
 
