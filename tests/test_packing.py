@@ -370,11 +370,32 @@ def test_a_ledger_gives_back_what_was_written_however_little_room_there_is(
 def test_a_writer_that_waits_for_room_can_be_told_to_stop() -> None:
     reader = Reader()
     writer = Writer(Region(os.dup(reader.descriptor), writable=True), room=200)
-    writer.put(b"a", [b"x" * 150])
+    for head in (b"a", b"b"):
+        writer.put(head, [b"x" * 150])
     reader.limit(0)
     with pytest.raises(Unwanted):
-        writer.put(b"b", [b"x" * 150])
-    assert [head for head, _ in reader.entries()] == [b"a"]
+        writer.put(b"c", [b"x" * 150])
+    assert [head for head, _ in reader.entries()] == [b"a", b"b"]
+    writer._region.close()
+    reader.close()
+
+
+@pytest.mark.parametrize(("size", "count", "most"), [(150_000, 300, 9_000_000), (10_000_000, 10, 21_000_000)])
+@pytest.mark.parametrize("late", [False, True])
+def test_a_ledger_holds_a_few_answers_however_many_come_and_however_late_they_are_read(
+    size: int, count: int, most: int, late: bool
+) -> None:
+    reader = Reader()
+    writer = Writer(Region(os.dup(reader.descriptor), writable=True))
+    thread = threading.Thread(target=lambda: [writer.put(b"", [bytes(size)]) for _ in range(count)])
+    thread.start()
+    seen, until = 0, time.monotonic() + 20
+    while seen < count and time.monotonic() < until:
+        time.sleep(0.05 if late else 0)
+        seen += sum(1 for _ in reader.entries())
+    thread.join(5)
+    assert seen == count
+    assert os.fstat(reader.descriptor).st_size < most
     writer._region.close()
     reader.close()
 

@@ -12,7 +12,7 @@
     128 entries: lengths of head and body (uint64 each) | head | body, the next one at a multiple of 8
 
 A writer that has come to the end of its room goes back to the start once everything is read, so that the memory holds
-a few answers, however many there are. What was written is there even if the writer dies.
+a few answers, however many there are and however slow the reader is. What was written is there even if the writer dies.
 """
 
 import os
@@ -24,8 +24,8 @@ from typing import final
 
 from .shared import Region, anonymous_file
 
-ROOM = 1 << 27
-"""Bytes after which a writer goes back to the start."""
+ROOM = 1 << 23
+"""Bytes after which a writer goes back to the start; two answers have room, however large they are."""
 
 _START = 128
 _WRITTEN, _BACK, _BEGUN, _READ, _LIMIT, _POSTED, _PLACE, _LENGTH, _AWAITED = range(0, 72, 8)
@@ -81,8 +81,9 @@ class Writer(_Side):
 
     def put(self, head: bytes, body: Sequence[bytes]) -> None:
         """Hand over one answer; waits for the reader where there is no room. `Unwanted` where it wants no more."""
-        end = self._at + _LENGTHS.size + len(head) + sum(map(len, body))
-        if end > self._room and self._at > _START:
+        size = _LENGTHS.size + len(head) + sum(map(len, body))
+        end = self._at + size
+        if self._at > _START and self._full(end, size):
             while self._get(_READ) < self._written:
                 if self._get(_LIMIT) == 0:
                     raise Unwanted
@@ -95,6 +96,12 @@ class Writer(_Side):
         self._at = -(-at // 8) * 8
         self._written += 1
         self._set(_WRITTEN, self._written)  # last, since it says that the rest is there
+
+    def _full(self, end: int, size: int) -> bool:
+        """Whether an entry of this size should lie at the start; where it need not wait for that, sooner."""
+        if end <= self._room:
+            return False
+        return end > _START + 2 * size + 8 or self._get(_READ) == self._written
 
 
 @final
