@@ -54,6 +54,7 @@ class Roster:
         self._public, self._models, self._registered = public, models, registered
         self._calls = RollCall(grid, collector.timeout_s)
         self._members: dict[str, Member] = {}
+        self._by_node: dict[int, Member] = {}
         self._connections: Mapping[int, str] = {}
         self._due: set[int] = set()
         """Nodes to be asked again."""
@@ -70,8 +71,8 @@ class Roster:
 
     def sender(self, node: int) -> Sender:
         """Which site a node is; one that is gone keeps its number as a name."""
-        known = (member for member in self._members.values() if member.node == node)
-        return next((Sender(member.name, member.model) for member in known), Sender(str(node)))
+        member = self._by_node.get(node)
+        return Sender(member.name, member.model) if member else Sender(str(node))
 
     def ask(self, node: int) -> None:
         """Ask a node anew who it is; `refresh` will say when it has answered."""
@@ -99,6 +100,7 @@ class Roster:
     def _newcomers(self, there: Mapping[int, str]) -> list[int]:
         """Nodes to be asked: those that have connected since the last time, and those that are due."""
         self._members = {name: member for name, member in self._members.items() if member.node in there}
+        self._by_node = {member.node: member for member in self._members.values()}
         fresh = {node for node, connection in there.items() if self._connections.get(node) != connection}
         single = {node for node, name in self._doubles.items() if name not in self._members}
         new = (fresh | single | self._due) & there.keys()
@@ -108,9 +110,10 @@ class Roster:
         return sorted(new)
 
     def _heard(self, node: int, answer: Message | None, fault: str | None) -> None:
-        known = next((name for name, member in self._members.items() if member.node == node), None)
+        known = self._by_node.get(node)
         if answer is not None and fault is None:
-            self._members.pop(known or "", None)  # what it holds may have changed
+            if known is not None:  # what it holds may have changed
+                del self._members[known.name], self._by_node[node]
             self._admit(node, answer.content)
             return
         if known is not None:
@@ -157,7 +160,7 @@ class Roster:
             return
         counts = tuple(int(str(n)) for n in _items(about["label-counts"]))
         name = str(about["name"])
-        self._members[name] = Member(name, node, str(about["model"]), counts)
+        self._members[name] = self._by_node[node] = Member(name, node, str(about["model"]), counts)
         self.refused.pop(self._label(node), None)
 
     def _label(self, node: int) -> str:

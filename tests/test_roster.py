@@ -161,6 +161,16 @@ def test_a_site_that_was_asked_for_an_answer_is_told_of_with_it(grid: Nodes) -> 
     assert len(roster.members) == 2
 
 
+def test_who_a_node_is_takes_no_longer_to_say_where_there_are_many(grid: Nodes) -> None:
+    nodes = range(5, 1505)
+    roster = met(grid, *nodes)
+    began = time.monotonic()
+    assert [roster.sender(node).name for node in nodes] * 40 == [
+        roster.sender(node).name for _ in range(40) for node in nodes
+    ]
+    assert time.monotonic() - began < 0.8
+
+
 @pytest.fixture
 def grid() -> Iterator[Nodes]:
     with identity(7):
