@@ -1,0 +1,101 @@
+"""Draw what `run.py --out FILE` has noted: each case's round and wall time, as multiples of bare PyTorch's.
+
+    python scripts/bench/plot.py runs.jsonl docs/performance.svg
+
+Medians of ratios that were taken within a repetition; of a case without any, nothing is drawn.
+"""
+
+import json
+import statistics
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("svg")
+import matplotlib.pyplot as plt
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from run import FLOOR
+
+KINDS = {"per_round_median": "a round", "wall": "the whole run, start to exit"}
+COLOURS = {  # of Okabe and Ito, which everybody can tell apart
+    "flower": "#D55E00",
+    "fl-distill simulation": "#E69F00",
+    "fl-distill local": "#0072B2",
+    "floor-1": "#999999",
+}
+NAMES = {"flower": "stock Flower", "floor-1": "bare PyTorch, one process"}
+TICKS = (0.5, 1, 2, 5, 10, 20, 50)
+
+Ratios = dict[tuple[str, str, str], float]
+
+
+def ratios(runs: Iterable[Mapping[str, Any]]) -> Ratios:
+    """The median ratio to the floor by job, case and kind of time."""
+    good = [run for run in runs if "error" not in run]
+    floors = {(run["job"], run["repetition"]): run for run in good if run["case"] == FLOOR}
+    found: dict[tuple[str, str, str], list[float]] = {}
+    for run in good:
+        floor = floors.get((run["job"], run["repetition"]))
+        if floor is None or run["case"] == FLOOR:
+            continue
+        for kind in KINDS:
+            found.setdefault((run["job"], run["case"], kind), []).append(run[kind] / floor[kind])
+    return {key: statistics.median(values) for key, values in found.items()}
+
+
+def draw(found: Ratios, file: Path) -> None:
+    """One panel for each kind of time, a group for each job, a bar for each case; the floor is the line at 1."""
+    jobs = sorted({job for job, _, _ in found})
+    cases = [case for case in COLOURS if any(case == other for _, other, _ in found)]
+    width = 0.8 / max(1, len(cases))
+    plt.rcParams.update(
+        {"svg.hashsalt": "bench", "font.size": 10, "axes.spines.top": False, "axes.spines.right": False}
+    )
+    figure, panels = plt.subplots(1, len(KINDS), figsize=(9, 3.4), sharey=True, layout="constrained")
+    for panel, (kind, title) in zip(panels, KINDS.items(), strict=True):
+        for at, case in enumerate(cases):
+            bars = [(place, found[job, case, kind]) for place, job in enumerate(jobs) if (job, case, kind) in found]
+            places = [place + (at - (len(cases) - 1) / 2) * width for place, _ in bars]
+            heights = [height for _, height in bars]
+            panel.bar(places, [height - 1 for height in heights], 0.9 * width, 1, color=COLOURS[case], label=case)
+            for place, height in zip(places, heights, strict=True):
+                panel.annotate(
+                    f"{height:.1f}" if height >= 10 else f"{height:.2f}",
+                    (place, max(height, 1)),
+                    (0, 2),
+                    textcoords="offset points",
+                    ha="center",
+                    fontsize=8,
+                )
+        panel.axhline(1, color="black", linewidth=1)
+        panel.set(yscale="log", xticks=range(len(jobs)), xticklabels=jobs, title=title)
+        panel.yaxis.set_major_locator(FixedLocator(TICKS))
+        panel.yaxis.set_minor_locator(NullLocator())
+        panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}×"))
+        panel.tick_params(axis="x", length=0)
+        panel.margins(y=0.1)
+        panel.grid(axis="y", color="#dddddd", linewidth=0.6)
+        panel.set_axisbelow(True)
+    panels[0].set_ylabel("bare PyTorch, two processes = 1")
+    handles, labels = panels[0].get_legend_handles_labels()
+    names = [NAMES.get(label, label) for label in labels]
+    figure.legend(handles, names, loc="outside lower center", ncols=len(names), frameon=False)
+    figure.savefig(file, metadata={"Date": None, "Creator": None})
+    plt.close(figure)
+
+
+def main() -> None:
+    if len(sys.argv) != 3:
+        raise SystemExit(__doc__)
+    lines = Path(sys.argv[1]).read_text(encoding="utf-8").splitlines()
+    found = ratios(json.loads(line) for line in lines if line.strip())
+    if not found:
+        raise SystemExit(f"{sys.argv[1]}: no case ran in the same repetition as {FLOOR}")
+    draw(found, Path(sys.argv[2]))
+
+
+if __name__ == "__main__":
+    main()
