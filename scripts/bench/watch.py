@@ -2,7 +2,7 @@
 
 import os
 import subprocess
-import threading
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -33,23 +33,21 @@ class Watched:
 def watch(
     command: Sequence[str], env: Mapping[str, str], timeout: float, *, every: float = 0.004, family: bool = False
 ) -> Watched:
-    """Run a command to its end; `family` looks for descendants too, which costs more."""
-    seen, said = Watched(began=time.time()), []
-    process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    reader = threading.Thread(target=lambda: said.append(process.stderr.read()), daemon=True)  # type: ignore[union-attr]
-    reader.start()
-    while process.poll() is None:
-        seen.peak = max(seen.peak, own_memory(process.pid))
-        for child in descendants(process.pid) if family else ():
-            if born := seen.children.get(child, (start_of(child),))[0]:
-                seen.children[child] = born, time.time()
-        if time.time() - seen.began > timeout:
-            process.kill()
-        time.sleep(every)
-    seen.ended, seen.status = time.time(), process.returncode
-    reader.join(timeout=5)
-    seen.errors = "".join(said)
+    """Run a command to its end, with a look `every` so many seconds; with `family` fewer, at its descendants too."""
+    seen = Watched(began=time.time())
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors:
+        process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=errors)
+        while process.poll() is None:
+            seen.peak = max(seen.peak, own_memory(process.pid))
+            for child in descendants(process.pid) if family else ():
+                if born := seen.children.get(child, (start_of(child),))[0]:
+                    seen.children[child] = born, time.time()
+            if time.time() - seen.began > timeout:
+                process.kill()
+            time.sleep(5 * every if family else every)
+        seen.ended, seen.status = time.time(), process.returncode
+        errors.seek(0)
+        seen.errors = errors.read()
     return seen
 
 
