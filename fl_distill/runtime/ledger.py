@@ -82,14 +82,12 @@ class Writer(_Side):
     def put(self, head: bytes, body: Sequence[bytes]) -> None:
         """Hand over one answer; waits for the reader where there is no room. `Unwanted` where it wants no more."""
         size = _LENGTHS.size + len(head) + sum(map(len, body))
-        end = self._at + size
-        if self._at > _START and self._full(end, size):
+        if self._at > _START and self._full(self._at + size, size):
             while self._get(_READ) < self._written:
                 if self._get(_LIMIT) == 0:
                     raise Unwanted
                 time.sleep(_PAUSE_S)
             self._back += 1
-            end += _START - self._at
             self._at = _START
             self._set(_BACK, self._back)
         at = self._region.write(self._at, _LENGTHS.pack(len(head), sum(map(len, body))), head, *body)
