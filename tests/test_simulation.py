@@ -27,11 +27,11 @@ def test_simulation_gives_what_local_processes_give(launch: Launch, tmp_path: Pa
     folder = tmp_path / "ray"
     (ray_home / "ray").mkdir()
     (ray_home / "ray" / "ray_current_cluster").write_text(f"127.0.0.1:{free_port()}")  # of a cluster that was killed
-    base = (*BASE, "strategy=fedprox", "collect.fraction=0.8")
+    base = (*BASE, "strategy=fedprox", "collect.fraction=0.8", "local.together=true")
     process = command(*base, f"hydra.run.dir={folder}", RAY_TMPDIR=str(ray_home))
     _, errors = process.communicate(timeout=200)
     assert process.returncode == 0, errors
-    here = launch(*BASE, "strategy=fedprox", "collect.fraction=0.8", "runtime.workers=2")
+    here = launch(*base, "runtime.workers=2")
     there = Finished(folder, 0)
     assert there.rows == here.rows
     assert there.summary == here.summary
