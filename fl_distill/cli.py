@@ -38,7 +38,8 @@ exit codes: 0 done, 1 stopped (resumable), 2 bad configuration, 130 interrupted 
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of the console script."""
     code = run(sys.argv[1:] if argv is None else argv)
-    gc.freeze()  # all of it ends now: nobody need look for garbage in it
+    if argv is None:
+        gc.freeze()  # all of it ends now: nobody need look for garbage in it
     sys.exit(code)
 
 

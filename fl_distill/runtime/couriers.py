@@ -63,7 +63,8 @@ class Couriers:
     @property
     def working(self) -> int:
         """How many workers have something to do."""
-        return sum(not errand.answered_all for errand in self._out.values())
+        now = time.monotonic()
+        return sum(errand.busy(now) for errand in self._out.values())
 
     # ------------------------------------------------------------ out
 
@@ -72,8 +73,9 @@ class Couriers:
         now = time.monotonic()
         until = max(max(task.deadline for task in tasks), now) + MARGIN_S
         for key, errand in self._out.items():
-            stays = errand.answered_all and errand.awaits_more and now < errand.stays_until - NEAR_S
-            if self.shared and stays and until < errand.valid_until and errand.ledger is not None:
+            stays = errand.answered_all and errand.awaits_more and not errand.dismissed
+            near = now >= errand.stays_until - NEAR_S
+            if self.shared and stays and not near and until < errand.valid_until and errand.ledger is not None:
                 self._hand_over(key, errand, errand.ledger, tasks)
                 return True
         return self._push(tasks, until - now)
@@ -118,6 +120,7 @@ class Couriers:
     def _let_go(errands: Iterable[Errand]) -> None:
         for errand in errands:
             if errand.answered_all and errand.ledger is not None:
+                errand.dismissed = True
                 errand.ledger.limit(0)
 
     def _carriers(self) -> list[int]:

@@ -15,6 +15,9 @@ OVERDUE_S = 1.0
 SETTLED_S = 0.005
 """After so long a worker that was told to begin no more has heard it, or has begun."""
 
+RETURNED_S = 0.02
+"""After its last answer a worker that stays waits for more in this time, or there is something wrong with it."""
+
 
 @final
 class Errand:
@@ -24,6 +27,8 @@ class Errand:
         self, node: int, tasks: Sequence[Task], ledger: Reader | None, valid_until: float = inf, stay_s: float = 0.0
     ) -> None:
         self.node, self.ledger, self.valid_until, self._stay_s = node, ledger, valid_until, stay_s
+        self.dismissed = False
+        """Whether the worker was told to go, once it has answered all."""
         self.borrowed: list[Item] = []
         """What its messages need of the library, until all of it is over."""
         self._open = dict(enumerate(tasks))
@@ -53,6 +58,11 @@ class Errand:
     def stays_until(self) -> float:
         """When the worker goes that has answered all."""
         return self._since + self._stay_s
+
+    def busy(self, now: float) -> bool:
+        """Whether the worker has something to do, or is just about to wait for more."""
+        returning = self._stay_s > 0 and now < self._since + RETURNED_S and not self.awaits_more
+        return not self.answered_all or returning
 
     @property
     def awaits_more(self) -> bool:
@@ -90,9 +100,9 @@ class Errand:
             self._cut(self._limit - given, now)
 
     def stop(self, now: float) -> None:
-        """Let the worker begin nothing more."""
-        if self.not_begun():
-            self._cut(0, now)
+        """Let the worker begin nothing more; what it has begun is still wanted."""
+        if self.ledger is not None and self.not_begun():
+            self._cut(self.ledger.begun, now)
 
     def given_back(self) -> list[Task]:
         """All that is left, of a worker that waits for another bundle: from now on no affair of this one."""

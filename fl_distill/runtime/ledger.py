@@ -24,8 +24,8 @@ from typing import final
 
 from .shared import Region, anonymous_file
 
-ROOM = 1 << 23
-"""Bytes after which a writer goes back to the start; two answers have room, however large they are."""
+ROOM, LEAST = 1 << 23, 2
+"""Bytes after which a writer goes back to the start; so many answers have room, however large they are."""
 
 _START = 128
 _WRITTEN, _BACK, _BEGUN, _READ, _LIMIT, _POSTED, _PLACE, _LENGTH, _AWAITED = range(0, 72, 8)
@@ -58,7 +58,7 @@ class Writer(_Side):
 
     def __init__(self, region: Region, room: int = ROOM) -> None:
         super().__init__(region)
-        self._room, self._written = room, 0
+        self._room, self._written, self._lying = room, 0, 0
 
     def begin(self, order: int) -> None:
         """Say that this order (0, 1, …) is begun. Raises `Unwanted` where it must not be."""
@@ -81,25 +81,20 @@ class Writer(_Side):
 
     def put(self, head: bytes, body: Sequence[bytes]) -> None:
         """Hand over one answer; waits for the reader where there is no room. `Unwanted` where it wants no more."""
-        size = _LENGTHS.size + len(head) + sum(map(len, body))
-        if self._at > _START and self._full(self._at + size, size):
+        end = self._at + _LENGTHS.size + len(head) + sum(map(len, body))
+        if end > self._room and (self._lying >= LEAST or self._get(_READ) == self._written):
             while self._get(_READ) < self._written:
                 if self._get(_LIMIT) == 0:
                     raise Unwanted
                 time.sleep(_PAUSE_S)
             self._back += 1
-            self._at = _START
+            self._at, self._lying = _START, 0
             self._set(_BACK, self._back)
         at = self._region.write(self._at, _LENGTHS.pack(len(head), sum(map(len, body))), head, *body)
         self._at = -(-at // 8) * 8
+        self._lying += 1
         self._written += 1
         self._set(_WRITTEN, self._written)  # last, since it says that the rest is there
-
-    def _full(self, end: int, size: int) -> bool:
-        """Whether an entry of this size should lie at the start; where it need not wait for that, sooner."""
-        if end <= self._room:
-            return False
-        return end > _START + 2 * size + 8 or self._get(_READ) == self._written
 
 
 @final

@@ -193,7 +193,9 @@ class Packing(Passing):
         for key, errand in self._couriers.out():
             if errand.awaits_more:
                 self._drain(key, errand)  # what it had finished just before
-                self._turns.requeue(errand.given_back() if key in self._couriers else [])
+                if key not in self._couriers:
+                    continue
+                self._turns.requeue(errand.given_back())
             self._turns.requeue(errand.left_over(now))
             if errand.stuck:
                 self._free(key, errand, now)

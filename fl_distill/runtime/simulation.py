@@ -5,6 +5,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from importlib import import_module
 from typing import Any, TypeVar
 
@@ -34,8 +35,10 @@ def simulate(
     `check` raises once the engine is gone, so that nothing waits for replies that cannot come. What `serve` raises is
     raised here again, in the thread that called.
     """
-    # Ray's daemons start in the meantime, which takes about as long.
-    engine = threading.Thread(target=import_module, args=("flwr.simulation",))
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(filter(None, sys.path)))
+    engine = threading.Thread(target=_import_engine)  # takes about as long as Ray's daemons, which start meanwhile
     engine.start()
     try:
         with in_a_hurry():
@@ -93,11 +96,13 @@ def _resources(runtime: Runtime) -> dict[str, Any]:
     return {"num_cpus": runtime.cpus_per_site, "num_gpus": runtime.gpus_per_site, "max_restarts": -1}
 
 
+def _import_engine() -> None:
+    with suppress(Exception):  # told by whoever needs it
+        import_module("flwr.simulation")
+
+
 def _start_ray(runtime: Runtime, debug: bool) -> int:
     """Start Ray here, in the caller's thread, whose end its daemons would not outlive; how many sites fit at a time."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(filter(None, sys.path)))
     try:
         import ray
     except ImportError as error:
