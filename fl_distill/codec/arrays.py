@@ -122,11 +122,6 @@ def payload_bytes(content: RecordDict) -> int:
     return sum(sizes(content))
 
 
-def knowledge_bytes(content: RecordDict) -> int:
-    """Bytes of the encoded tensors alone, without scores and settings."""
-    return sizes(content)[0]
-
-
 def sizes(content: RecordDict) -> tuple[int, int]:
     """Bytes of the encoded tensors, and of all the rest."""
     tensors = scalars = 0

@@ -8,7 +8,7 @@ with nothing of the bundle begun, and it is sent again.
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import final
 
 from flwr.app import Message
@@ -73,9 +73,8 @@ class Couriers:
         now = time.monotonic()
         until = max(max(task.deadline for task in tasks), now) + MARGIN_S
         for key, errand in self._out.items():
-            stays = errand.answered_all and errand.awaits_more and not errand.dismissed
-            near = now >= errand.stays_until - NEAR_S
-            if self.shared and stays and not near and until < errand.valid_until and errand.ledger is not None:
+            stays = self.shared and errand.takes_more(now + NEAR_S) and until < errand.valid_until
+            if stays and errand.ledger is not None:
                 self._hand_over(key, errand, errand.ledger, tasks)
                 return True
         return self._push(tasks, until - now)
@@ -113,15 +112,10 @@ class Couriers:
         busy = Counter(errand.node for errand in self._out.values() if not errand.answered_all)
         ending = Counter(errand.node for errand in self._out.values())
         chosen = min(self._carriers(), key=lambda node: (busy[node], ending[node]))
-        self._let_go(errand for errand in self._out.values() if errand.node == chosen)
+        for errand in self._out.values():
+            if errand.node == chosen:
+                errand.dismiss()
         return chosen
-
-    @staticmethod
-    def _let_go(errands: Iterable[Errand]) -> None:
-        for errand in errands:
-            if errand.answered_all and errand.ledger is not None:
-                errand.dismissed = True
-                errand.ledger.limit(0)
 
     def _carriers(self) -> list[int]:
         """The nodes, once they are there."""
@@ -131,7 +125,8 @@ class Couriers:
             if time.monotonic() > until:
                 raise FlDistillError(f"the engine has {len(self._nodes)} nodes, expected {self._workers}")
             self._nodes = list(self._grid.get_node_ids())
-            time.sleep(0 if len(self._nodes) >= self._workers else _LOOK_S)
+            if len(self._nodes) < self._workers:
+                time.sleep(_LOOK_S)
         return self._nodes
 
     # ------------------------------------------------------------ the end of a bundle
@@ -139,7 +134,8 @@ class Couriers:
     def replies(self) -> Iterator[tuple[str, Errand, Message]]:
         """The engine's answers that have come."""
         if not self.shared:
-            self._let_go(self._out.values())  # they would keep others from the engine's messages
+            for errand in self._out.values():
+                errand.dismiss()  # it would keep others from the engine's messages
         for reply in self._grid.pull_messages(list(self._out)) if self._out else ():
             key = reply.metadata.reply_to_message_id
             yield key, self._out[key], reply
@@ -167,12 +163,9 @@ class Couriers:
 
     def close(self) -> None:
         """Let the workers go, and give the shared memory back."""
-        for errand in self._out.values():
-            if errand.ledger is not None:
-                errand.ledger.limit(0)
-                errand.ledger.close()
+        for key in list(self._out):
+            self.over(key, reused=False)
         for ledger in self._idle:
             ledger.close()
         self._library.close()
-        self._out.clear()
         self._idle.clear()

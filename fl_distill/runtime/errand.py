@@ -27,8 +27,7 @@ class Errand:
         self, node: int, tasks: Sequence[Task], ledger: Reader | None, valid_until: float = inf, stay_s: float = 0.0
     ) -> None:
         self.node, self.ledger, self.valid_until, self._stay_s = node, ledger, valid_until, stay_s
-        self.dismissed = False
-        """Whether the worker was told to go, once it has answered all."""
+        self._dismissed = False
         self.borrowed: list[Item] = []
         """What its messages need of the library, until all of it is over."""
         self._open = dict(enumerate(tasks))
@@ -54,10 +53,15 @@ class Errand:
         """Whether only the end of the bundle is still to be heard of: its worker has nothing to do."""
         return not self._open
 
-    @property
-    def stays_until(self) -> float:
-        """When the worker goes that has answered all."""
-        return self._since + self._stay_s
+    def takes_more(self, until: float) -> bool:
+        """Whether the worker waits for another bundle, and will at that time."""
+        return self.answered_all and self.awaits_more and not self._dismissed and until < self._since + self._stay_s
+
+    def dismiss(self) -> None:
+        """Let a worker go that has answered all."""
+        if self.ledger is not None and self.answered_all:
+            self._dismissed = True
+            self.ledger.limit(0)
 
     def busy(self, now: float) -> bool:
         """Whether the worker has something to do, or is just about to wait for more."""

@@ -35,16 +35,7 @@ def simulate(
     `check` raises once the engine is gone, so that nothing waits for replies that cannot come. What `serve` raises is
     raised here again, in the thread that called.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(filter(None, sys.path)))
-    engine = threading.Thread(target=_import_engine)  # takes about as long as Ray's daemons, which start meanwhile
-    engine.start()
-    try:
-        with in_a_hurry():
-            workers = min(nodes, _start_ray(runtime, debug))
-    finally:
-        engine.join()
+    workers = min(nodes, _start(runtime, debug))
     from flwr.simulation import run_simulation
 
     results: list[T] = []
@@ -94,6 +85,20 @@ def _resources(runtime: Runtime) -> dict[str, Any]:
     # Ray hands these to `.options()` of each actor: with max_restarts a worker that dies comes back, where Flower by
     # itself would go on giving messages to the dead one.
     return {"num_cpus": runtime.cpus_per_site, "num_gpus": runtime.gpus_per_site, "max_restarts": -1}
+
+
+def _start(runtime: Runtime, debug: bool) -> int:
+    """Start Ray, and import Flower's engine meanwhile, which takes about as long; how many sites fit at a time."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(filter(None, sys.path)))
+    engine = threading.Thread(target=_import_engine)
+    engine.start()
+    try:
+        with in_a_hurry():
+            return _start_ray(runtime, debug)
+    finally:
+        engine.join()
 
 
 def _import_engine() -> None:
