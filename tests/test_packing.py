@@ -127,11 +127,12 @@ def test_global_generators_depend_on_site_and_message_only() -> None:
 def test_sites_travel_together_once_their_work_is_known() -> None:
     pids: list[int] = []
     for grid in packed(40, 2):
+        grid._worth_s = float("inf")  # on a slow machine an idle worker would be given some
         known(grid, "query.env")
         pushed = watched(grid)
         replies = grid.send_and_receive([to(node, "query.env") for node in grid.get_node_ids()])
         pids = [int(reply.content["c"]["pid"]) for reply in replies]  # type: ignore[index, call-overload]
-        assert len(pushed) <= 5, "two, and what an idle worker is given where the machine is slow"
+        assert len(pushed) == 2
     assert len(pids) == 40
     assert len(set(pids)) == 2
 
