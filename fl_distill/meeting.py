@@ -1,19 +1,18 @@
 """Calls that take turns in one process, so that what each of them needs is done once for all of them.
 
 A call runs until it asks for something by `together`; then the next one runs, until all have asked or ended. What they
-asked for is done in one go, and each goes on with its part of the answer. One runs at a time, so what they share needs
-no locks; but others have used it by the time that `together` returns.
+asked for is done in one go, and each goes on with its part of the answer. One runs at a time, all in one thread, so
+what they share needs no locks; but others have used it by the time that `together` returns.
 """
 
-import os
 import threading
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
-from queue import SimpleQueue
 from typing import Any, Generic, TypeVar, final
 
 import torch
+from greenlet import GreenletExit, getcurrent, greenlet
 
 A = TypeVar("A")
 Q = TypeVar("Q")
@@ -44,16 +43,13 @@ class _Raised:
     error: BaseException
 
 
-_here = threading.local()
-
-
 def together(kind: Hashable, question: Q, work: Callable[[Sequence[Q]], Sequence[A]]) -> A:
     """The answer to a question, worked out with those of the same kind that the other calls of a `meet` have by then.
 
     `work` gives an answer for each question; outside `meet` it gets this one alone.
     """
-    seat: _Seat | None = getattr(_here, "seat", None)
-    if seat is None:
+    seat = getcurrent()
+    if not isinstance(seat, _Seat):
         return work([question])[0]
     answer: A = seat.ask(_Asks(kind, question, work))
     return answer
@@ -63,7 +59,7 @@ def meet(calls: Iterator[Callable[[], T]], most: int) -> Iterator[tuple[int, Don
     """Run calls, `most` at a time; the number of each, from 0, and what it returned, as soon as it has.
 
     What a call raises is raised here, and those that have not ended by then end by `Abandoned`. With `most` of 1 there
-    are no threads, and nothing waits.
+    nothing waits.
     """
     if most == 1:
         yield from enumerate(map(_alone, calls))
@@ -84,7 +80,7 @@ def meet(calls: Iterator[Callable[[], T]], most: int) -> Iterator[tuple[int, Don
         for seat in waiting:
             seat.resume(_Raised(Abandoned()))
         if waiting:  # who catches even this may still be at it
-            _made.clear()
+            _made.__dict__.clear()
 
 
 def _alone(call: Callable[[], T]) -> Done[T]:
@@ -132,45 +128,60 @@ def _resumed(
 
 
 @final
-class _Seat:
-    """A thread that runs only while somebody waits for it."""
+class _Seat(greenlet):
+    """A stack of its own for one call at a time, which runs only while somebody waits for it.
 
-    def __init__(self) -> None:
-        self._values: SimpleQueue[Any] = SimpleQueue()
-        self._said: SimpleQueue[Any] = SimpleQueue()
-        threading.Thread(target=self._run, daemon=True).start()
+    Threads would do; but to change between them takes longer than a small site's own work, and each brings its own
+    place on the processor and in memory.
+    """
+
+    _passed: Any = None
+    """What is handed over; not as an argument of `switch`, which would keep it until the way back."""
 
     def resume(self, value: object) -> object:
         """Begin a call, or go on with an answer; what is said next."""
-        self._values.put(value)
-        return self._said.get()
+        self.parent, self._passed = getcurrent(), value
+        _switch(self)
+        return self._taken()
 
     def ask(self, asks: _Asks) -> Any:
         """Say that a call waits; its answer."""
-        self._said.put(asks)
-        answer = self._values.get()
+        self._passed = asks
+        _switch(self.parent)
+        answer = self._taken()
         if isinstance(answer, _Raised):
             raise answer.error
         return answer
 
-    def _run(self) -> None:
-        torch.set_num_threads(1)  # a new thread has as many as the machine
-        _here.seat = self
+    def run(self) -> None:
+        """Call after call."""
         while True:
-            call = self._values.get()
             try:
-                said = call()
+                self._passed = self._taken()()
+            except GreenletExit:  # nobody resumes it any more
+                return
             except BaseException as error:
-                said = _Raised(error)
-            self._said.put(said)
-            del call, said
+                self._passed = _Raised(error)
+            _switch(self.parent)
+
+    def _taken(self) -> Any:
+        value, self._passed = self._passed, None
+        return value
 
 
-_made: dict[int, list[_Seat]] = {}
+def _switch(to: greenlet | None) -> None:
+    """Let another go on, until it is one's turn again; who wants no gradients says so to the thread, and so to all."""
+    gradients = torch.is_grad_enabled()
+    if to is not None:
+        to.switch()
+    torch.set_grad_enabled(gradients)
+
+
+_made = threading.local()
 
 
 def _seats(count: int) -> list[_Seat]:
-    """This process's seats: a fork has none of its parent's threads."""
-    seats = _made.setdefault(os.getpid(), [])
+    """This thread's seats."""
+    seats: list[_Seat] = _made.__dict__.setdefault("seats", [])
     seats += [_Seat() for _ in range(len(seats), count)]
     return seats[:count]

@@ -225,11 +225,11 @@ class _Server:
         return {name or self._place.model_name(0): w for name, w in self._strategy.models(arrays).items()}
 
     def _score(self, arrays: ArrayRecord) -> dict[str, tuple[float, float]]:
-        device, scores = self._e.local.device, {}
+        device, threads, scores = self._e.local.device, self._e.runtime.cores, {}  # while the sites wait
         for name, weights in self._models(arrays).items():
             model = self._place.model(name)
             model.load_state_dict(dict(weights))
-            score = evaluate(model.to(device), self._place.federation.test, device=device)
+            score = evaluate(model.to(device), self._place.federation.test, device=device, threads=threads)
             scores[name] = score.accuracy, score.loss
         return scores
 

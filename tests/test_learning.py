@@ -1,7 +1,9 @@
 """Local training against torch's own optimisers and written-out formulas."""
 
 import math
+import threading
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -13,7 +15,18 @@ from torch.nn.utils import parameters_to_vector
 
 from fl_distill.client import Client, Task
 from fl_distill.data.types import Site, Split
-from fl_distill.learning import Diverged, Settings, evaluate, fit, full_gradient, optim, predict, proximal, trainable
+from fl_distill.learning import (
+    Diverged,
+    Settings,
+    evaluate,
+    fit,
+    full_gradient,
+    optim,
+    predict,
+    proximal,
+    scoring,
+    trainable,
+)
 from fl_distill.learning.fit import batches as batches_of
 from fl_distill.seeds import derive, generator
 
@@ -205,3 +218,32 @@ def test_streams_of_one_seed_are_stable_and_independent() -> None:
     assert len({derive(0, "fit", f"site-{i}", r) for i in range(50) for r in range(50)}) == 2500
     assert derive(0, "a", "bc") != derive(0, "ab", "c")
     assert derive(7, "init") == 6713148461799053418  # a changed stream would make every published run irreproducible
+
+
+class Noting(nn.Module):
+    """A model that notes its input before it uses it, and who ran it."""
+
+    threads: ClassVar[set[int]] = set()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(3, 4)
+        self.threads.clear()
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.noted = x
+        self.threads.add(threading.get_ident())
+        return self.inner(self.noted) + 0 * self.noted.sum(1, keepdim=True)
+
+
+@pytest.mark.parametrize("examples", [1, 3, 5, 600])
+def test_threads_score_to_the_same_bits(examples: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw, model = generator(0, "x", examples), Noting()
+    data = Split(torch.randn(examples, 3, generator=draw), torch.randint(0, 4, (examples,), generator=draw))
+    alone = evaluate(model, data, threads=1)
+    assert alone == evaluate(model, data, threads=2)
+    monkeypatch.setattr(scoring, "WORTH", 0)
+    assert [evaluate(model, data, threads=threads) for threads in (2, 3, 9)] == [alone] * 3
+    assert torch.allclose(scoring.predict_abreast(model, data.x, 3), predict(model, data.x), atol=1e-6)
+    if examples > 1:
+        assert len(model.threads) > 1

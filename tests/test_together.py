@@ -1,6 +1,8 @@
 """Small models that train as one stack, and calls that wait for one another so that they can."""
 
+import contextlib
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
@@ -248,6 +250,40 @@ def test_what_is_raised_reaches_the_caller_and_ends_the_others() -> None:
     with pytest.raises(ValueError, match="broken"):
         list(meet(iter([patient, broken]), 2))
     assert ended == ["abandoned"]
+
+
+def test_who_will_not_be_sent_away_holds_up_nobody() -> None:
+    def stubborn() -> None:
+        while True:
+            with contextlib.suppress(Abandoned):
+                together("never", 0, lambda questions: questions)
+
+    def broken() -> None:
+        raise ValueError("broken")
+
+    with pytest.raises(ValueError, match="broken"):
+        list(meet(iter([stubborn, broken]), 2))
+    assert [one.result for _, one in meet(map(partial, [asking] * 2, "ab", [[], []]), 2)] == ["A2", "B2"]
+
+
+def test_calls_share_a_thread_but_not_whether_gradients_are_wanted() -> None:
+    def call(wanted: bool) -> tuple[int, bool]:
+        with torch.set_grad_enabled(wanted):
+            together("k", wanted, lambda questions: questions)
+            return threading.get_ident(), torch.is_grad_enabled()
+
+    wanted = [True, False, True]
+    done = dict(meet((partial(call, each) for each in wanted), 3))
+    assert [done[n].result for n in range(3)] == [(threading.get_ident(), each) for each in wanted]
+    assert torch.is_grad_enabled()
+
+
+def test_what_a_call_returned_is_not_kept() -> None:
+    def call() -> Tensor:
+        return together("k", torch.zeros(1), lambda questions: list(questions))
+
+    kept = [weakref.ref(one.result) for _, one in meet(iter([call] * 3), 2)]
+    assert [reference() for reference in kept] == [None] * 3
 
 
 def test_a_fault_of_what_is_done_together_is_each_callers_own() -> None:

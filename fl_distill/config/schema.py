@@ -166,6 +166,11 @@ class Runtime:
             (number(self.gpus_per_site, 0), f"gpus_per_site must be >= 0, not {self.gpus_per_site}"),
         )
 
+    @property
+    def cores(self) -> int:
+        """Cores that a run uses at a time."""
+        return max(1, self.workers) * self.threads
+
 
 KINDS = ("simulation", "local", "superlink")
 

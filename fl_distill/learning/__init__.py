@@ -1,7 +1,7 @@
 """Local training, evaluation and loss terms: PyTorch and nothing else."""
 
 from .class_targets import class_target_loss, prototype_loss
-from .fit import Diverged, Score, Term, Trained, evaluate, fit, full_gradient, predict, trainable
+from .fit import Diverged, Term, Trained, fit, full_gradient, trainable
 from .losses import (
     attention_distance,
     attention_map,
@@ -11,6 +11,7 @@ from .losses import (
     taught,
     taught_target,
 )
+from .scoring import Score, evaluate, predict
 from .settings import Settings
 from .terms import on_public, proximal
 from .together import Lesson, can_be_stacked, fit_together, pays

@@ -7,8 +7,9 @@ from torch import Tensor, nn
 
 from ..data.types import Split
 from ..seeds import derive, generator, seed_torch
-from .fit import Trained, fit, predict
+from .fit import Trained, fit
 from .losses import Loss
+from .scoring import predict
 from .settings import Settings
 
 CHECKS = 10

@@ -1,4 +1,4 @@
-"""Local training and evaluation, in plain PyTorch."""
+"""Local training, in plain PyTorch."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -40,15 +40,6 @@ class Trained:
             return self
         lower = f"lower lr={settings.lr}"
         raise Diverged(f"training diverged: the mean loss over {self.steps} steps is {self.loss}; {lower}")
-
-
-@dataclass(frozen=True)
-class Score:
-    """Mean cross-entropy and accuracy in [0, 1] over `examples`; both NaN where there are none."""
-
-    loss: float
-    accuracy: float
-    examples: int
 
 
 def fit(
@@ -96,22 +87,6 @@ def fit(
         if stop is not None and stop(done):
             break
     return Trained(float(total) / done, done, len(data)).checked(settings)
-
-
-@torch.inference_mode()
-def predict(model: nn.Module, x: Tensor, batch_size: int = 512, device: str = "cpu") -> Tensor:
-    """Logits of `model` in evaluation mode, shape (len(x), classes), on the CPU."""
-    model.eval()
-    return torch.cat([model(part.to(device)).cpu() for part in torch.split(x, batch_size)])
-
-
-def evaluate(model: nn.Module, data: Split, batch_size: int = 512, device: str = "cpu") -> Score:
-    """Cross-entropy and accuracy of `model` on `data`."""
-    if not len(data):
-        return Score(math.nan, math.nan, 0)
-    logits = predict(model, data.x, batch_size, device)
-    correct = (logits.argmax(1) == data.y).sum().item()
-    return Score(F.cross_entropy(logits, data.y).item(), correct / len(data), len(data))
 
 
 def full_gradient(model: nn.Module, data: Split, batch_size: int = 512, device: str = "cpu") -> dict[str, Tensor]:

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 
-import torch
 from flwr.app import Context, Error, Message, MessageType, RecordDict
 from flwr.clientapp import ClientApp
 
@@ -52,8 +51,6 @@ def carrier(app: ClientApp, sites: int, abreast: int = 1) -> ClientApp:
 def _served(bundle: Bundle, job: Job, abreast: int) -> RecordDict:
     """Every order's answer, through the ledger where there is one, else as records."""
     ledger, entries = bundle.ledger, []
-    if abreast > 1:
-        torch.set_num_threads(1)  # as those have that take turns
     with suppress(Unwanted):
         for number, done in meet(_calls(bundle, job), min(abreast, len(bundle))):
             reply, state = done.result

@@ -1,0 +1,69 @@
+"""What a model says of examples, and how often it is right."""
+
+import copy
+import math
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..data.types import Split
+
+PIECES, LARGEST_PIECE = 4, 128
+"""What threads share out: pieces of at most so many examples, their number a multiple of four."""
+WORTH = 1 << 27
+"""Parameters times examples from which on it pays: threads wait for each other at every operation (measured)."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """Mean cross-entropy and accuracy in [0, 1] over `examples`; both NaN where there are none."""
+
+    loss: float
+    accuracy: float
+    examples: int
+
+
+@torch.inference_mode()
+def predict(model: nn.Module, x: Tensor, batch_size: int = 512, device: str = "cpu") -> Tensor:
+    """Logits of `model` in evaluation mode, shape (len(x), classes), on the CPU."""
+    model.eval()
+    return torch.cat([model(part.to(device)).cpu() for part in torch.split(x, batch_size)])
+
+
+def predict_abreast(model: nn.Module, x: Tensor, threads: int) -> Tensor:
+    """The logits of a model on the CPU, worked out by `threads` threads; the same bits for any number of them."""
+    pieces = torch.tensor_split(x, min(PIECES * -(-len(x) // (PIECES * LARGEST_PIECE)), len(x)))
+    if threads == 1 or len(x) * sum(p.numel() for p in model.parameters()) < WORTH:
+        return torch.cat([predict(model, piece) for piece in pieces])
+
+    def predicted(some: Iterable[Tensor]) -> list[Tensor]:
+        torch.set_num_threads(1)  # of its own; a new thread has as many as the machine
+        own = _sharing_tensors(model)  # a forward may note things in its modules
+        return [predict(own, piece) for piece in some]
+
+    with ThreadPoolExecutor(threads) as pool:
+        shares = list(pool.map(predicted, [pieces[at::threads] for at in range(threads)]))
+    return torch.cat([shares[at % threads][at // threads] for at in range(len(pieces))])
+
+
+def evaluate(
+    model: nn.Module, data: Split, batch_size: int = 512, device: str = "cpu", threads: int | None = None
+) -> Score:
+    """Cross-entropy and accuracy of `model` on `data`; `threads`: see `predict_abreast`, on the CPU."""
+    if not len(data):
+        return Score(math.nan, math.nan, 0)
+    if threads is None or device != "cpu":
+        logits = predict(model, data.x, batch_size, device)
+    else:
+        logits = predict_abreast(model, data.x, threads)
+    correct = (logits.argmax(1) == data.y).sum().item()
+    return Score(F.cross_entropy(logits, data.y).item(), correct / len(data), len(data))
+
+
+def _sharing_tensors(model: nn.Module) -> nn.Module:
+    """A copy with the same parameters and buffers."""
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())})
