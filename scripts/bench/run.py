@@ -3,8 +3,9 @@
     python scripts/bench/run.py --bench ../shared/bench --jobs J1,J2,J3,K1md,K1ds --reps 5
 
 Without `--bench` (or FL_DISTILL_BENCH) there are no jobs to run: the folder holds their definitions, the floor and the
-peers. Every case runs in its own process with this interpreter; a wall time counts from spawn to exit. The table shows
-medians, and medians of ratios taken within a repetition, since absolute seconds drift on shared machines.
+peers. Every case runs in its own process with this interpreter, but pfl and NVFlare with that of their environment
+under `--venvs` (or BENCH_VENVS) where there is one; a wall time counts from spawn to exit. The table shows medians, and
+medians of ratios taken within a repetition, since absolute seconds drift on shared machines.
 """
 
 import argparse
@@ -24,18 +25,31 @@ KNOWLEDGE = {"K1md": ("J1", "--method", "fedmd"), "K1ds": ("J1", "--method", "ds
 """Jobs of this folder's own, which no peer has, and what `knowledge_floor.py` is asked to do of them."""
 
 
-def cases(bench: Path, job: str) -> dict[str, list[str]]:
+def cases(bench: Path, venvs: Path | None, job: str) -> dict[str, list[str]]:
     ours = [sys.executable, "-m", "fl_distill.cli", "--config-dir", str(HERE / "conf"), f"experiment={job}"]
     own = KNOWLEDGE.get(job)
     script = [str(HERE / "knowledge_floor.py"), *own] if own else [str(bench / "floor" / "floor.py"), job]
-    peers = {} if own else {"flower": [sys.executable, str(bench / "flower_stock" / "run_sim.py"), job]}
+    peers = {"flower": [sys.executable, str(bench / "flower_stock" / "run_sim.py"), job], **others(bench, venvs, job)}
     return {
         FLOOR: [sys.executable, *script, "--procs", "2"],
         "floor-1": [sys.executable, *script, "--procs", "1"],
-        **peers,
+        **({} if own else peers),
         "fl-distill local": [*ours, "runtime=local", "runtime.workers=2"],
         "fl-distill simulation": [*ours, "runtime=simulation"],
     }
+
+
+def others(bench: Path, venvs: Path | None, job: str) -> dict[str, list[str]]:
+    """The peers that have an environment of their own, as the folder's README runs them."""
+    found: dict[str, list[str]] = {}
+    if venvs is not None and (programs := venvs / "pfl" / "bin").is_dir():
+        script = [str(bench / "pfl_peer" / "run.py"), job]
+        two = [str(programs / "torchrun"), "--standalone", "--nnodes=1", "--nproc_per_node=2"]
+        found["pfl-1"] = ["env", "OMP_NUM_THREADS=1", str(programs / "python"), *script]
+        found["pfl-2"] = ["env", "OMP_NUM_THREADS=1", *two, *script]
+    if venvs is not None and (program := venvs / "nvflare" / "bin" / "python").exists():
+        found["nvflare"] = [str(program), str(bench / "nvflare_peer" / "run.py"), job, "--threads", "10"]
+    return found
 
 
 def timed(command: list[str], job: str, bench: Path, timeout: float) -> dict[str, Any]:
@@ -84,17 +98,20 @@ def main() -> None:
     parser.add_argument(
         "--bench", type=Path, default=os.environ.get("FL_DISTILL_BENCH"), help="folder of jobs and peers"
     )
+    parser.add_argument("--venvs", type=Path, default=os.environ.get("BENCH_VENVS"), help="environments of peers")
     parser.add_argument("--jobs", default="J1,J2,J3")
     parser.add_argument("--reps", type=int, default=5)
-    parser.add_argument("--only", default="", help="part of the names of the cases to run beside the floor")
+    parser.add_argument("--only", default="", help="parts of the names of cases to run beside the floor, with commas")
     parser.add_argument("--timeout", type=float, default=300)
     parser.add_argument("--out", type=Path, help="append every run to this JSON-lines file")
     options = parser.parse_args()
     if options.bench is None:
         parser.error("--bench: the folder with common/fljobs.py, floor/ and flower_stock/ is needed")
-    bench = options.bench.resolve()
+    bench, venvs = options.bench.resolve(), options.venvs.absolute() if options.venvs else None
+    parts = options.only.split(",")
     for job in options.jobs.split(","):
-        chosen = {n: c for n, c in cases(bench, job).items() if n == FLOOR or options.only in n}
+        every = cases(bench, venvs, job)
+        chosen = {n: c for n, c in every.items() if n == FLOOR or any(part in n for part in parts)}
         results: dict[str, list[dict[str, Any]]] = {name: [] for name in chosen}
         for repetition in range(options.reps):
             for name, command in chosen.items():
