@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .config import typed
+from .config.experiment import typed
 from .errors import ConfigError
 from .export import FORMATS, Measured, measured
 from .files import load_tensors

@@ -105,7 +105,7 @@ def _export_help() -> str:
 
 
 def _help() -> str:
-    from .config import options
+    from .config.compose import options
 
     groups = "\n".join(f"  {group + '=':<12} {', '.join(names)}" for group, names in options().items())
     settings = Path(__file__).with_name("conf") / "config.yaml"

@@ -8,9 +8,8 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-from .config import composed, swept, typed
+from .config.compose import composed, swept
 from .errors import ConfigError, FlDistillError
-from .files import replace_with
 from .importing import in_a_hurry
 
 Config = dict[str, Any]
@@ -29,26 +28,37 @@ def show(overrides: Sequence[str], config_dir: str | None) -> None:
 
 def single(overrides: Sequence[str], config_dir: str | None) -> None:
     """One run, new or resumed."""
-    with in_a_hurry():
-        from .runtime.start import run
-
     overrides = [_quoted(text) for text in overrides]
     resume = composed([text for text in overrides if text.startswith("resume=")])[0]["resume"]
     if resume:
-        folder = Path(resume)
-        run(_resumed(folder, overrides, config_dir), folder, resume=True)
+        _run(_resumed(Path(resume), overrides, config_dir), Path(resume), resume=True)
     else:
         config, places = composed(overrides, config_dir)
         if config["runtime"]["kind"] == "superlink" and config_dir is not None:
             raise ConfigError("--config-dir: real sites compose what is installed there: say it in overrides instead")
-        run(config, Path(places["run_dir"]), overrides=overrides)
+        _run(config, Path(places["run_dir"]), overrides=overrides)
+
+
+def _run(config: Config, folder: Path, *, resume: bool = False, overrides: Sequence[str] = ()) -> None:
+    """Run it; Ray, where it is needed, starts while torch and all that the run needs is imported."""
+    from .runtime import ray_here
+
+    if config["runtime"]["kind"] == "simulation":
+        ray_here.begin(config["runtime"]["address"], debug=config["log"] == "debug")
+    try:
+        with in_a_hurry():
+            from .runtime.start import run
+        run(config, folder, resume=resume, overrides=overrides)
+    finally:
+        ray_here.end()
 
 
 def sweep(overrides: Sequence[str], config_dir: str | None) -> int:
     """Every combination of the comma-separated values; returns 1 when a job failed, else 0."""
     with in_a_hurry():
+        from .files import replace_with
         from .runtime.start import run
-    from .tracking import sweep_table
+        from .tracking import sweep_table
 
     if any(text.startswith("resume=") for text in overrides):
         raise ConfigError("resume continues one run: leave -m out")
@@ -79,6 +89,8 @@ def sweep(overrides: Sequence[str], config_dir: str | None) -> int:
 
 def _checked(jobs: Sequence[Sequence[str]], config_dir: str | None) -> list[tuple[Config, Config]]:
     """All configurations, or the faults of all of them before anything starts."""
+    from .config.experiment import typed
+
     faults: list[str] = []
     configs = []
     for job in jobs:

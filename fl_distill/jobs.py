@@ -14,7 +14,7 @@ from typing import Any
 
 from flwr.app import Context
 
-from .config import composed
+from .config.compose import composed
 from .errors import ConfigError, DataError
 from .policy import Refused, compose_request, read
 from .registered import Registered, nodes

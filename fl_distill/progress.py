@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from flwr.app import ArrayRecord
 
-from .config import Experiment
+from .config.schema import Experiment
 from .rows import Row
 from .tracking.spent import PHASES
 

@@ -13,7 +13,7 @@ from flwr.serverapp.strategy import Strategy
 from .asked import Asked
 from .codec import records_of
 from .collect import Collector, in_order
-from .config import Experiment
+from .config.schema import Experiment
 from .errors import BadUpdate, RunStopped
 from .guard import collapse, worse_than_alone
 from .owed import Owed

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .config import Experiment, typed
+from .config.experiment import typed
+from .config.schema import Experiment
 from .data.cache import state_of
 from .data.federate import federate
 from .data.participant import alone, form_of

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fl_distill.config import composed
+from fl_distill.config.compose import composed
 from fl_distill.data import federate
 from fl_distill.files import save_tensors
 from fl_distill.learning import Settings, fit

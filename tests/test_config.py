@@ -7,7 +7,9 @@ import pytest
 
 from fl_distill import cli
 from fl_distill.codec.ways import Way, way
-from fl_distill.config import composed, experiment, notes, options, swept
+from fl_distill.config.compose import composed, options, swept
+from fl_distill.config.experiment import experiment
+from fl_distill.config.notes import notes
 from fl_distill.errors import ConfigError
 from fl_distill.targets import call
 

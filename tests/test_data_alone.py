@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import save_file
 
-from fl_distill.config import experiment
+from fl_distill.config.experiment import experiment
 from fl_distill.data import Federation, Source, Split, alone, federate, form_of
 from fl_distill.data.partitions import Iid, Natural
 from fl_distill.data.sources import Digits, ImageFolder, ImageTable, Table, TensorFile

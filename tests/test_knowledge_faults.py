@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fl_distill.client_app import make_app
 from fl_distill.codec import decode, encode
-from fl_distill.config import composed
+from fl_distill.config.compose import composed
 from fl_distill.guard import worse_than_alone
 from fl_distill.runtime.process_grid import ProcessGrid
 from fl_distill.server_app import serve

@@ -20,7 +20,7 @@ FILES = (".gitignore", "LICENSE", "README.md", "pyproject.toml")
 # What every way of installing must give.
 PROBE = """
 import json, sys, fl_distill, fl_distill.conf, fl_distill.strategies as strategies
-from fl_distill.config import experiment
+from fl_distill.config.experiment import experiment
 from fl_distill.client_app import app as client_app
 from fl_distill.server_app import app as server_app
 print(json.dumps({

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from fl_distill import cli
-from fl_distill.config import composed
+from fl_distill.config.compose import composed
 from fl_distill.workplace import job_text, workplace
 
 from .conftest import Finished, Launch, command, same

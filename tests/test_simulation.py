@@ -39,6 +39,19 @@ def test_simulation_gives_what_local_processes_give(launch: Launch, tmp_path: Pa
     assert len(ray_processes()) == before
 
 
+def test_what_cannot_run_is_said_and_leaves_no_ray(tmp_path: Path) -> None:
+    before = len(ray_processes())
+    process = command(*BASE, "per_site.nobody.lr=0.1", f"hydra.run.dir={tmp_path}/ray")
+    said, errors = process.communicate(timeout=100)
+    assert process.returncode == 2
+    assert said == ""
+    first, second = errors.strip().splitlines()
+    assert "cannot run" in first
+    assert "site 'nobody' does not exist" in second
+    assert not (tmp_path / "ray").exists()
+    assert len(ray_processes()) == before
+
+
 def test_local_training_on_ray_keeps_each_sites_model(launch: Launch, tmp_path: Path) -> None:
     mix = ("strategy=local", "models=[mlp,cnn]")
     process = command(*BASE, *mix, f"hydra.run.dir={tmp_path}/ray")

@@ -9,7 +9,7 @@ from flwr.clientapp import ClientApp
 
 from fl_distill.client_app import make_app
 from fl_distill.codec import decode, encode
-from fl_distill.config import composed
+from fl_distill.config.compose import composed
 from fl_distill.jobs import job_is
 from fl_distill.learning import Settings
 from fl_distill.runtime.process_grid import ProcessGrid

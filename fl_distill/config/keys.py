@@ -7,7 +7,6 @@ from typing import Any
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
-from ..codec.chain import NONE
 from ..targets import nearest
 from .values import written
 
@@ -16,7 +15,7 @@ OPEN_MAPS = ("per_site", "models", "collect.away", "codec.sites")
 
 _WAY = re.compile(r"codec\.(up|down|sites\.[^.]+)(?=\.|$)")
 """Where a codec stands, whose short form is its name alone."""
-_WHOLE_WAY: dict[str, Any] = {"codec": NONE, "bytes_per_round": None}
+_WHOLE_WAY: dict[str, Any] = {"codec": "none", "bytes_per_round": None}
 
 
 def key_faults(parsed: Sequence[Override], base: DictConfig) -> list[str]:

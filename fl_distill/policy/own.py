@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import yaml
 
 from ..checks import require, whole
-from ..config import options
+from ..config.compose import options
 from ..errors import ConfigError
 from ..targets import nearest
 from .rules import Limits, Policy

@@ -5,7 +5,8 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ..config import composed, typed
+from ..config.compose import composed
+from ..config.experiment import typed
 from ..config.values import plain_value, written
 from ..errors import ConfigError
 from ..targets import TARGET

@@ -1,12 +1,7 @@
 """Sites in Flower's simulation engine: Ray actors on this machine or on a cluster."""
 
-import logging
-import os
-import sys
 import threading
 from collections.abc import Callable
-from contextlib import suppress
-from importlib import import_module
 from typing import Any, TypeVar
 
 from flwr.app import Context
@@ -15,7 +10,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from ..config.schema import Runtime
 from ..errors import ConfigError, RunStopped
-from ..importing import in_a_hurry
+from . import ray_here
 from .carrier import carrier
 from .packing import Packing
 
@@ -35,8 +30,10 @@ def simulate(
     `check` raises once the engine is gone, so that nothing waits for replies that cannot come. What `serve` raises is
     raised here again, in the thread that called.
     """
-    workers = min(nodes, _start(runtime, debug))
-    from flwr.simulation import run_simulation
+    ray_here.begin(runtime.address, debug=debug)
+    from flwr.simulation import run_simulation  # takes about as long as Ray's start
+
+    workers = min(nodes, _fitting(runtime, debug))
 
     results: list[T] = []
     failures: list[BaseException] = []
@@ -75,7 +72,7 @@ def simulate(
     finally:
         gone.set()
         done.wait(timeout=30)
-        _stop_ray()
+        ray_here.end()
     if failures:
         raise failures[0]
     return results[0]
@@ -87,54 +84,15 @@ def _resources(runtime: Runtime) -> dict[str, Any]:
     return {"num_cpus": runtime.cpus_per_site, "num_gpus": runtime.gpus_per_site, "max_restarts": -1}
 
 
-def _start(runtime: Runtime, debug: bool) -> int:
-    """Start Ray, and import Flower's engine meanwhile, which takes about as long; how many sites fit at a time."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(filter(None, sys.path)))
-    engine = threading.Thread(target=_import_engine)
-    engine.start()
-    try:
-        with in_a_hurry():
-            return _start_ray(runtime, debug)
-    finally:
-        engine.join()
-
-
-def _import_engine() -> None:
-    with suppress(Exception):  # told by whoever needs it
-        import_module("flwr.simulation")
-
-
-def _start_ray(runtime: Runtime, debug: bool) -> int:
-    """Start Ray here, in the caller's thread, whose end its daemons would not outlive; how many sites fit at a time."""
-    try:
-        import ray
-    except ImportError as error:
-        raise ConfigError("runtime=simulation needs Ray: pip install 'flwr[simulation]', or runtime=local") from error
-    if not ray.is_initialized():
-        ray.init(
-            # Ray's own default would go for the address that a cluster left on this disk, though it may be gone.
-            address=runtime.address or os.environ.get("RAY_ADDRESS") or "local",
-            include_dashboard=False,
-            configure_logging=debug,
-            logging_level=logging.INFO if debug else logging.CRITICAL,
-            log_to_driver=debug,
-        )
-    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+def _fitting(runtime: Runtime, debug: bool) -> int:
+    """How many sites fit on Ray at a time, once it is up."""
+    resources = ray_here.resources(runtime.address, debug=debug)
     cpus, gpus = (float(resources.get(kind, 0.0)) for kind in ("CPU", "GPU"))
     if runtime.cpus_per_site > cpus or runtime.gpus_per_site > gpus:
-        _stop_ray()
+        ray_here.end()
         raise ConfigError(
             f"runtime: a site needs {runtime.cpus_per_site:g} CPUs and {runtime.gpus_per_site:g} GPUs, Ray has "
             f"{cpus:g} and {gpus:g}: lower runtime.cpus_per_site or runtime.gpus_per_site"
         )
     fitting = cpus / runtime.cpus_per_site
     return int(min(fitting, gpus / runtime.gpus_per_site) if runtime.gpus_per_site else fitting)
-
-
-def _stop_ray() -> None:
-    import ray
-
-    if ray.is_initialized():
-        ray.shutdown()

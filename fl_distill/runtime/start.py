@@ -14,7 +14,8 @@ from typing import Any
 from flwr.serverapp import Grid
 
 from ..client_app import make_app
-from ..config import notes, typed
+from ..config.experiment import typed
+from ..config.notes import notes
 from ..errors import ConfigError
 from ..jobs import job_is, server_of
 from ..server_app import Summary, serve
