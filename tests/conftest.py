@@ -45,7 +45,7 @@ class Finished:
     @property
     def rows(self) -> list[dict[str, Any]]:
         """The rounds, without times."""
-        return [{k: v for k, v in row.items() if not k.endswith("_s")} for row in self.timed]
+        return [without_times(row) for row in self.timed]
 
     @property
     def timed(self) -> list[dict[str, Any]]:
@@ -55,12 +55,16 @@ class Finished:
     @property
     def summary(self) -> dict[str, Any]:
         """The summary, without times."""
-        found = json.loads((self.folder / "summary.json").read_text(encoding="utf-8"))
-        return {k: v for k, v in found.items() if not k.endswith("_s")}
+        return without_times(json.loads((self.folder / "summary.json").read_text(encoding="utf-8")))
 
     def weights(self, name: str = "server") -> dict[str, torch.Tensor]:
         """A final model."""
         return load_tensors(self.folder / "models" / f"{name}.safetensors")[0]
+
+
+def without_times(found: dict[str, Any]) -> dict[str, Any]:
+    """The same without seconds, at any depth: what coding took is among the figures of the codec."""
+    return {k: without_times(v) if isinstance(v, dict) else v for k, v in found.items() if not k.endswith("_s")}
 
 
 Launch = Callable[..., Finished]
@@ -86,9 +90,14 @@ def launch(tmp_path: Path) -> Launch:
 
 def command(*arguments: str, **environment: str) -> subprocess.Popen[str]:
     """`fl-distill` in a process of its own, from this checkout."""
+    return python("-m", "fl_distill.cli", *arguments, **environment)
+
+
+def python(*arguments: str, **environment: str) -> subprocess.Popen[str]:
+    """Python in a process of its own, with this checkout."""
     env = os.environ | {"PYTHONPATH": str(ROOT), **environment}
     process = subprocess.Popen(
-        [sys.executable, "-m", "fl_distill.cli", *arguments],
+        [sys.executable, *arguments],
         env=env,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -18,7 +18,7 @@ import psutil
 
 from fl_distill.deploy import federation, site, sites
 
-from .conftest import ROOT
+from .conftest import ROOT, without_times
 
 _CLOCK = r"""
 #define _GNU_SOURCE
@@ -210,7 +210,7 @@ def rows(place: Path) -> list[dict[str, Any]]:
 
 
 def untimed(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{key: value for key, value in row.items() if not key.endswith("_s")} for row in found]
+    return [without_times(row) for row in found]
 
 
 def processes_of(*words: str) -> list[psutil.Process]:
