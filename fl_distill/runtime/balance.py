@@ -1,6 +1,7 @@
 """Which sites travel together: bundles of about equal work, by what each site's work took before."""
 
 import heapq
+from collections import deque
 from collections.abc import Iterable, Sequence
 from statistics import fmean
 from typing import final
@@ -9,6 +10,8 @@ from .tasks import Task
 
 UNKNOWN_S = 1.0
 """What the work of sites takes of which nothing is known."""
+REMEMBERED = 5
+"""Times of which the shortest counts: what else a machine does only ever makes work longer."""
 
 
 @final
@@ -16,16 +19,16 @@ class Balance:
     """Seconds that each site's work took, by kind of message, and bundles made after them."""
 
     def __init__(self) -> None:
-        self._costs: dict[tuple[str, int], float] = {}
+        self._took: dict[tuple[str, int], deque[float]] = {}
 
     def note(self, task: Task, seconds: float) -> None:
-        """What a task took; later ones count more."""
-        key = task.metadata.message_type, task.node
-        self._costs[key] = (self._costs.get(key, seconds) + seconds) / 2
+        """What a task took."""
+        self._took.setdefault((task.metadata.message_type, task.node), deque(maxlen=REMEMBERED)).append(seconds)
 
     def costs(self, tasks: Iterable[Task]) -> list[float]:
         """Seconds that tasks will take: what they took before, else the mean of the others."""
-        known = [self._costs.get((task.metadata.message_type, task.node)) for task in tasks]
+        took = [self._took.get((task.metadata.message_type, task.node)) for task in tasks]
+        known = [None if some is None else min(some) for some in took]
         told = [cost for cost in known if cost is not None]
         usual = fmean(told) if told else UNKNOWN_S
         return [usual if cost is None else cost for cost in known]
