@@ -13,6 +13,7 @@ from ..data.types import Split
 from ..errors import FlDistillError
 from ..quantize import forms, rounded_weights
 from . import optim
+from .layout import layout
 from .losses import Loss
 from .settings import Settings
 
@@ -70,10 +71,11 @@ def fit(
     total, done = torch.zeros((), device=settings.device), 0
     rate = optim.schedule(settings.schedule, planned)
     chosen = forms(model, precision) if settings.quantization_aware else {}
+    arrange = layout(model, data.x, settings.device)
     model.train()
     for batch in batches(len(data), settings.batch_size, planned, least, generator):
         x = data.x[batch]
-        x = (augment(x, generator) if augment else x).to(settings.device)
+        x = arrange(augment(x, generator) if augment else x).to(settings.device)
         with rounded_weights(model, chosen) if chosen else nullcontext():
             value = loss(model(x), data.y[batch].to(settings.device))
             for term in terms:
@@ -91,11 +93,12 @@ def fit(
 
 def full_gradient(model: nn.Module, data: Split, batch_size: int = 512, device: str = "cpu") -> dict[str, Tensor]:
     """Gradient of the mean cross-entropy over all of `data`, by parameter name, on the CPU."""
+    arrange = layout(model, data.x, device)
     model.train()
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
     total = {name: torch.zeros_like(p) for name, p in named.items()}
     for x, y in zip(torch.split(data.x, batch_size), torch.split(data.y, batch_size), strict=True):
-        loss = F.cross_entropy(model(x.to(device)), y.to(device), reduction="sum") / len(data)
+        loss = F.cross_entropy(model(arrange(x).to(device)), y.to(device), reduction="sum") / len(data)
         grads = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
         for into, grad in zip(total.values(), grads, strict=True):
             if grad is not None:

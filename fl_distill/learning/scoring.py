@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..data.types import Split
+from .layout import Layout, layout
 
 PIECES, LARGEST_PIECE = 4, 128
 """What threads share out: pieces of at most so many examples, their number a multiple of four."""
@@ -27,27 +28,31 @@ class Score:
     examples: int
 
 
-@torch.inference_mode()
 def predict(model: nn.Module, x: Tensor, batch_size: int = 512, device: str = "cpu") -> Tensor:
     """Logits of `model` in evaluation mode, shape (len(x), classes), on the CPU."""
-    model.eval()
-    return torch.cat([model(part.to(device)).cpu() for part in torch.split(x, batch_size)])
+    return torch.cat(_logits(model, torch.split(x, batch_size), layout(model, x, device), device))
 
 
 def predict_abreast(model: nn.Module, x: Tensor, threads: int) -> Tensor:
     """The logits of a model on the CPU, worked out by `threads` threads; the same bits for any number of them."""
     pieces = torch.tensor_split(x, min(PIECES * -(-len(x) // (PIECES * LARGEST_PIECE)), len(x)))
+    arrange = layout(model, x)
     if threads == 1 or len(x) * sum(p.numel() for p in model.parameters()) < WORTH:
-        return torch.cat([predict(model, piece) for piece in pieces])
+        return torch.cat(_logits(model, pieces, arrange))
 
-    def predicted(some: Iterable[Tensor]) -> list[Tensor]:
+    def logits(some: Sequence[Tensor]) -> list[Tensor]:
         torch.set_num_threads(1)  # of its own; a new thread has as many as the machine
-        own = _sharing_tensors(model)  # a forward may note things in its modules
-        return [predict(own, piece) for piece in some]
+        return _logits(_sharing_tensors(model), some, arrange)  # a forward may note things in its modules
 
     with ThreadPoolExecutor(threads) as pool:
-        shares = list(pool.map(predicted, [pieces[at::threads] for at in range(threads)]))
+        shares = list(pool.map(logits, [pieces[at::threads] for at in range(threads)]))
     return torch.cat([shares[at % threads][at // threads] for at in range(len(pieces))])
+
+
+@torch.inference_mode()
+def _logits(model: nn.Module, parts: Sequence[Tensor], arrange: Layout, device: str = "cpu") -> list[Tensor]:
+    model.eval()
+    return [model(arrange(part).to(device)).cpu() for part in parts]
 
 
 def evaluate(

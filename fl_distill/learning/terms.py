@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from ..checks import number, require, whole
 from .fit import Term, trainable
+from .layout import layout
 from .losses import Loss
 
 
@@ -44,8 +45,8 @@ def on_public(
 
     def term(model: nn.Module) -> Tensor:
         device = trainable(model)[0].device
-        batch = next(batches)
-        return weight * loss(model(x[batch].to(device)), target[batch].to(device))
+        batch, arrange = next(batches), layout(model, x, device.type)
+        return weight * loss(model(arrange(x[batch]).to(device)), target[batch].to(device))
 
     return term
 
