@@ -21,7 +21,7 @@ def layout(model: nn.Module, x: Tensor, device: str = "cpu") -> Layout:
         return _as_they_are
     if model not in _gains:
         convolves = any(isinstance(module, _CONVOLUTIONS) for module in model.modules())
-        _gains[model] = convolves and _bears(model, x[:2])
+        _gains[model] = convolves and _bears(model, x.new_zeros(2, *x.shape[1:]))
     return channels_last if _gains[model] else _as_they_are
 
 

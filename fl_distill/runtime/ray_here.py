@@ -68,9 +68,8 @@ def end() -> None:
     started, _started = _started, None
     if started is not None:
         started.up.wait()
-        import ray
-
-        if ray.is_initialized():
+        ray = sys.modules.get("ray")  # it may not even be installed
+        if ray is not None and ray.is_initialized():
             ray.shutdown()
         started.over.set()
 
