@@ -46,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def run(argv: Sequence[str]) -> int:
     """Run the command; returns its exit code."""
     from .errors import ConfigError, FlDistillError, told
+    from .runtime import ray_here
 
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # a model or data set of the user's own may lie here
@@ -61,6 +62,8 @@ def run(argv: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print("fl-distill: interrupted; the run can be resumed", file=sys.stderr)
         return INTERRUPTED
+    finally:
+        ray_here.end()  # where a run did not come so far; what went wrong has been said by now
 
 
 def _dispatch(arguments: argparse.Namespace) -> int:

@@ -40,17 +40,14 @@ def single(overrides: Sequence[str], config_dir: str | None) -> None:
 
 
 def _run(config: Config, folder: Path, *, resume: bool = False, overrides: Sequence[str] = ()) -> None:
-    """Run it; Ray, where it is needed, starts while torch and all that the run needs is imported."""
+    """Run it; Ray, where it is needed, starts while torch and all that the run needs is imported (see `cli.run`)."""
     from .runtime import ray_here
 
     if config["runtime"]["kind"] == "simulation":
         ray_here.begin(config["runtime"]["address"], debug=config["log"] == "debug")
-    try:
-        with in_a_hurry():
-            from .runtime.start import run
-        run(config, folder, resume=resume, overrides=overrides)
-    finally:
-        ray_here.end()
+    with in_a_hurry():
+        from .runtime.start import run
+    run(config, folder, resume=resume, overrides=overrides)
 
 
 def sweep(overrides: Sequence[str], config_dir: str | None) -> int:

@@ -5,7 +5,6 @@ asked for is done in one go, and each goes on with its part of the answer. One r
 what they share needs no locks; but others have used it by the time that `together` returns.
 """
 
-import threading
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
@@ -46,7 +45,8 @@ class _Raised:
 def together(kind: Hashable, question: Q, work: Callable[[Sequence[Q]], Sequence[A]]) -> A:
     """The answer to a question, worked out with those of the same kind that the other calls of a `meet` have by then.
 
-    `work` gives an answer for each question; outside `meet` it gets this one alone.
+    `work` gives an answer for each question; outside `meet` it gets this one alone. Not for use inside of
+    `torch.inference_mode` or `autocast`, which are the thread's, and so would be those of the other calls.
     """
     seat = getcurrent()
     if not isinstance(seat, _Seat):
@@ -58,19 +58,19 @@ def together(kind: Hashable, question: Q, work: Callable[[Sequence[Q]], Sequence
 def meet(calls: Iterator[Callable[[], T]], most: int) -> Iterator[tuple[int, Done[T]]]:
     """Run calls, `most` at a time; the number of each, from 0, and what it returned, as soon as it has.
 
-    What a call raises is raised here, and those that have not ended by then end by `Abandoned`. With `most` of 1 there
-    nothing waits.
+    What a call raises is raised here, and those that have not ended by then end by `Abandoned`. With `most` of 1 none
+    waits for another.
     """
     if most == 1:
         yield from enumerate(map(_alone, calls))
         return
-    begun = 0
+    begun, seats = 0, [_Seat() for _ in range(most)]
     waiting: dict[_Seat, tuple[int, _Asks, float]] = {}
     try:
         before = -1
         while before < begun:
             before = begun
-            for seat, call in zip(_seats(most), calls, strict=False):  # asks for no call that has no seat
+            for seat, call in zip(seats, calls, strict=False):  # asks for no call that has no seat
                 begun += 1
                 if (done := _resumed(waiting, seat, begun - 1, call, 0.0)) is not None:
                     yield done
@@ -79,8 +79,6 @@ def meet(calls: Iterator[Callable[[], T]], most: int) -> Iterator[tuple[int, Don
     finally:
         for seat in waiting:
             seat.resume(_Raised(Abandoned()))
-        if waiting:  # who catches even this may still be at it
-            _made.__dict__.clear()
 
 
 def _alone(call: Callable[[], T]) -> Done[T]:
@@ -175,13 +173,3 @@ def _switch(to: greenlet | None) -> None:
     if to is not None:
         to.switch()
     torch.set_grad_enabled(gradients)
-
-
-_made = threading.local()
-
-
-def _seats(count: int) -> list[_Seat]:
-    """This thread's seats."""
-    seats: list[_Seat] = _made.__dict__.setdefault("seats", [])
-    seats += [_Seat() for _ in range(len(seats), count)]
-    return seats[:count]

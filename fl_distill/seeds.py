@@ -1,7 +1,11 @@
 """One seed, many independent streams: every random decision draws from a generator named after it."""
 
 import hashlib
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+import numpy as np
 import torch
 
 
@@ -19,6 +23,18 @@ def seed_torch(seed: int, device: str = "cpu") -> None:
     if (kind := torch.device(device).type) != "cpu":
         module = torch.get_device_module(kind)
         getattr(module, "manual_seed_all", module.manual_seed)(seed)  # Apple's has but one device
+
+
+@contextmanager
+def untouched() -> Iterator[None]:
+    """Whatever is drawn or seeded inside, the global generators of Python, numpy and torch (CPU) are as before."""
+    before = random.getstate(), np.random.get_state(), torch.default_generator.get_state()
+    try:
+        yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])
+        torch.default_generator.set_state(before[2])
 
 
 def generator(seed: int, *labels: str | int) -> torch.Generator:

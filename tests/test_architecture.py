@@ -27,7 +27,7 @@ LEAVES = own("errors", "seeds", "checks", "targets", "stretches")
 ROOMS: dict[str, set[str]] = {
     "errors": set(),
     "checks": set(),
-    "seeds": {"torch"},
+    "seeds": {"torch", "numpy"},
     "stretches": set(),
     "targets": own("errors"),
     "locks": set(),

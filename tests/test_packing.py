@@ -474,6 +474,16 @@ def test_bundles_are_balanced_and_lose_nobody(costs: list[float], workers: int) 
     assert all([task.number for task in some] == sorted(task.number for task in some) for some in bundles)
 
 
+def test_work_is_expected_to_take_the_shortest_of_its_last_times() -> None:
+    balance, task = Balance(), Task(0, to_metadata(FIRST_NODE), b"", [], 0.0, 0)
+    for cost in (5.0, 1.0, 9.0):
+        balance.note(task, cost)
+    assert balance.costs([task]) == [1.0]
+    for cost in (3.0, 4.0, 2.0, 6.0, 7.0):
+        balance.note(task, cost)
+    assert balance.costs([task]) == [2.0]
+
+
 def to_metadata(node: int) -> Any:
     with flower_private.identity(1):
         return Message(RecordDict({"m": MetricRecord({})}), node, "train").metadata

@@ -278,6 +278,15 @@ def test_calls_share_a_thread_but_not_whether_gradients_are_wanted() -> None:
     assert torch.is_grad_enabled()
 
 
+def test_a_call_may_hold_a_meeting_of_its_own() -> None:
+    def call(name: str) -> list[str]:
+        inner = (partial(asking, name + other, []) for other in "xy")
+        return [*sorted(done.result for _, done in meet(inner, 2)), asking(name, [])]
+
+    done = dict(meet(map(partial, [call] * 2, "ab"), 2))
+    assert [done[n].result for n in (0, 1)] == [["AX2", "AY2", "A2"], ["BX2", "BY2", "B2"]]
+
+
 def test_what_a_call_returned_is_not_kept() -> None:
     def call() -> Tensor:
         return together("k", torch.zeros(1), lambda questions: list(questions))

@@ -1,1 +1,1 @@
-"""Configuration: Hydra's YAML in (`compose`), typed values out (`experiment`), which alone needs torch."""
+"""Configuration: Hydra's YAML in (`compose`), typed values out (`experiment`). Composing needs no torch."""

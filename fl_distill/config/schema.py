@@ -1,5 +1,6 @@
 """The experiment as typed values: what composed YAML becomes before anything runs."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -168,8 +169,10 @@ class Runtime:
 
     @property
     def cores(self) -> int:
-        """Cores that a run uses at a time."""
-        return max(1, self.workers) * self.threads
+        """Cores that are the server's while its sites wait: those of its workers, where they are on this machine."""
+        if self.kind == "simulation":
+            return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return self.threads * (max(1, self.workers) if self.kind == "local" else 1)
 
 
 KINDS = ("simulation", "local", "superlink")

@@ -40,12 +40,20 @@ def predict_abreast(model: nn.Module, x: Tensor, threads: int) -> Tensor:
     if threads == 1 or len(x) * sum(p.numel() for p in model.parameters()) < WORTH:
         return torch.cat(_logits(model, pieces, arrange))
 
-    def logits(some: Sequence[Tensor]) -> list[Tensor]:
-        torch.set_num_threads(1)  # of its own; a new thread has as many as the machine
-        return _logits(_sharing_tensors(model), some, arrange)  # a forward may note things in its modules
+    threads = min(threads, len(pieces))
+    try:
+        own = [_sharing_parameters(model) for _ in range(threads)]  # a forward may note things in its modules
+    except Exception:  # what else a model of the user's own holds need not be something that can be copied
+        return torch.cat(_logits(model, pieces, arrange))
 
+    def logits(at: int) -> list[Tensor]:
+        torch.set_num_threads(1)
+        return _logits(own[at], pieces[at::threads], arrange)
+
+    before = torch.get_num_threads()
     with ThreadPoolExecutor(threads) as pool:
-        shares = list(pool.map(logits, [pieces[at::threads] for at in range(threads)]))
+        shares = list(pool.map(logits, range(threads)))
+    torch.set_num_threads(before)  # the last word is what new threads begin with
     return torch.cat([shares[at % threads][at // threads] for at in range(len(pieces))])
 
 
@@ -69,6 +77,6 @@ def evaluate(
     return Score(F.cross_entropy(logits, data.y).item(), correct / len(data), len(data))
 
 
-def _sharing_tensors(model: nn.Module) -> nn.Module:
-    """A copy with the same parameters and buffers."""
-    return copy.deepcopy(model, {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())})
+def _sharing_parameters(model: nn.Module) -> nn.Module:
+    """A copy with the same parameters."""
+    return copy.deepcopy(model, {id(parameter): parameter for parameter in model.parameters()})

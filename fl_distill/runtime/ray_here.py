@@ -53,9 +53,7 @@ def resources(address: str | None, *, debug: bool = False) -> dict[str, float]:
     assert _started is not None
     _started.up.wait()
     if _started.error is not None:
-        error = _started.error
-        end()
-        raise error
+        raise _started.error
     import ray
 
     found: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
@@ -63,24 +61,26 @@ def resources(address: str | None, *, debug: bool = False) -> dict[str, float]:
 
 
 def end() -> None:
-    """Stop Ray, or leave the cluster, if it was begun here or by whoever called."""
+    """Stop Ray, or leave the cluster, where `begin` was called; whoever had connected before is cut off too."""
     global _started
     started, _started = _started, None
     if started is not None:
         started.up.wait()
         ray = sys.modules.get("ray")  # it may not even be installed
-        if ray is not None and ray.is_initialized():
-            ray.shutdown()
-        started.over.set()
+        try:
+            if ray is not None and ray.is_initialized():
+                ray.shutdown()
+        finally:
+            started.over.set()
 
 
 def _init(address: str | None, debug: bool) -> None:
     try:
         import ray
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise ConfigError("runtime=simulation needs Ray: pip install 'flwr[simulation]', or runtime=local") from error
-    if not debug:  # it would say that it handles no signals here: the main thread does
-        logging.getLogger("ray").setLevel(logging.CRITICAL)
+    # The main thread handles signals, and Ray need not say that it does not.
+    logging.getLogger("ray._private.worker").addFilter(lambda record: "SIGTERM handler" not in record.getMessage())
     if not ray.is_initialized():
         ray.init(
             # Ray's own default would go for the address that a cluster left on this disk, though it may be gone.

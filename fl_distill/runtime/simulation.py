@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any, TypeVar
 
 from flwr.app import Context
@@ -30,10 +31,18 @@ def simulate(
     `check` raises once the engine is gone, so that nothing waits for replies that cannot come. What `serve` raises is
     raised here again, in the thread that called.
     """
-    ray_here.begin(runtime.address, debug=debug)
-    from flwr.simulation import run_simulation  # takes about as long as Ray's start
+    try:
+        ray_here.begin(runtime.address, debug=debug)
+        import_module("flwr.simulation")  # takes about as long as Ray's start
+        workers = min(nodes, _fitting(runtime, debug))
+        engine = {"backend_config": {"client_resources": _resources(runtime)}, "verbose_logging": debug}
+        return _served(carrier(client_app, nodes, abreast), serve, nodes, workers, engine)
+    finally:
+        ray_here.end()
 
-    workers = min(nodes, _fitting(runtime, debug))
+
+def _served(client_app: ClientApp, serve: Serve[T], nodes: int, workers: int, engine: dict[str, Any]) -> T:
+    from flwr.simulation import run_simulation
 
     results: list[T] = []
     failures: list[BaseException] = []
@@ -60,19 +69,12 @@ def simulate(
             done.set()
 
     try:
-        run_simulation(
-            server_app=server,
-            client_app=carrier(client_app, nodes, abreast),
-            num_supernodes=workers,
-            backend_config={"client_resources": _resources(runtime)},
-            verbose_logging=debug,
-        )
+        run_simulation(server_app=server, client_app=client_app, num_supernodes=workers, **engine)
     except Exception as error:
         failures.append(RunStopped(f"Flower's simulation engine failed: {error}"))
     finally:
         gone.set()
         done.wait(timeout=30)
-        ray_here.end()
     if failures:
         raise failures[0]
     return results[0]
@@ -89,7 +91,6 @@ def _fitting(runtime: Runtime, debug: bool) -> int:
     resources = ray_here.resources(runtime.address, debug=debug)
     cpus, gpus = (float(resources.get(kind, 0.0)) for kind in ("CPU", "GPU"))
     if runtime.cpus_per_site > cpus or runtime.gpus_per_site > gpus:
-        ray_here.end()
         raise ConfigError(
             f"runtime: a site needs {runtime.cpus_per_site:g} CPUs and {runtime.gpus_per_site:g} GPUs, Ray has "
             f"{cpus:g} and {gpus:g}: lower runtime.cpus_per_site or runtime.gpus_per_site"

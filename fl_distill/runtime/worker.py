@@ -18,7 +18,7 @@ import torch
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from ..seeds import seed_torch
+from ..seeds import seed_torch, untouched
 from . import frames, wire
 from .flower_private import NO_REPLY, RAISED, node_config
 from .shared import Region
@@ -64,14 +64,9 @@ def seeded(seed: int) -> Iterator[None]:
 
     Apps that draw from them then depend neither on the worker that serves them nor on the server's draws.
     """
-    before = random.getstate(), np.random.get_state(), torch.default_generator.get_state()
-    seed_globally(seed)
-    try:
+    with untouched():
+        seed_globally(seed)
         yield
-    finally:
-        random.setstate(before[0])
-        np.random.set_state(before[1])
-        torch.default_generator.set_state(before[2])
 
 
 def seed_globally(seed: int) -> None:

@@ -1,4 +1,4 @@
-"""A local training step and a score with images channels last, and as they are; one core.
+"""A local training step and a score with images as they are, and channels last; one core.
 
     python scripts/bench/layout.py
 
@@ -9,13 +9,14 @@ import statistics
 import time
 from collections.abc import Callable
 from functools import partial
+from unittest.mock import patch
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from fl_distill import models
 from fl_distill.data.types import Split
-from fl_distill.learning import Settings, fit, predict
+from fl_distill.learning import Settings, fit, layout, predict
 from fl_distill.runtime.shared import keep_freed_memory
 
 STEPS, TIMES, CLASSES = 2, 7, 10
@@ -27,18 +28,6 @@ CASES: dict[str, tuple[Callable[..., nn.Module], tuple[int, ...]]] = {
     "mobilenet_v2, 32x32": (models.mobilenet_v2, (3, 32, 32)),
     "vit, 32x32": (models.vit, (3, 32, 32)),
 }
-
-
-class AsTheyAre(nn.Module):
-    """The model, fed with images in the order of their dimensions."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, x: Tensor) -> Tensor:
-        said: Tensor = self.model(x.clone(memory_format=torch.contiguous_format))
-        return said
 
 
 def timed(work: Callable[[], object]) -> float:
@@ -53,14 +42,14 @@ def row(name: str) -> str:
     data = Split(torch.randn(256, *shape, generator=draw), torch.randint(0, CLASSES, (256,), generator=draw))
     settings = Settings(lr=0.01, batch_size=32, steps=STEPS)
     model = make(shape, CLASSES)
-    fed = (AsTheyAre(model), model)
     steps: list[list[float]] = [[], []]
     scores: list[list[float]] = [[], []]
     for _ in range(TIMES + 1):  # the first time pays for what is made once
-        for at, one in enumerate(fed):
-            learn = partial(fit, one, data, settings, torch.Generator().manual_seed(0))
-            steps[at].append(timed(learn) / STEPS)
-            scores[at].append(timed(partial(predict, one, data.x)))
+        for at, convolutions in enumerate(((), layout._CONVOLUTIONS)):
+            with patch.object(layout, "_CONVOLUTIONS", convolutions):
+                learn = partial(fit, model, data, settings, torch.Generator().manual_seed(0))
+                steps[at].append(timed(learn) / STEPS)
+                scores[at].append(timed(partial(predict, model, data.x)))
     cells = [", ".join(f"{statistics.median(times[1:]):.2f}" for times in kind) for kind in (steps, scores)]
     return f"| {name} | {' | '.join(cells)} |"
 
