@@ -53,8 +53,8 @@ def _bears(model: nn.Module, form: torch.Size) -> bool:
         try:
             mine = copy.deepcopy(model)
             x = torch.linspace(-7, 7, 2 * form.numel()).cos().view(2, *form)
-            learnt = [p for p in mine.train().parameters() if p.requires_grad]
-            torch.autograd.grad(mine(channels_last(x)).sum(), learnt, allow_unused=True)
+            first = [p for p in mine.train().parameters() if p.requires_grad][:1]  # the way back to it is the longest
+            torch.autograd.grad(mine(channels_last(x)).sum(), first, allow_unused=True)
             mine.eval()
             return torch.allclose(mine(channels_last(x)), mine(x), rtol=1e-3, atol=1e-4)
         except Exception:  # whatever it is: it will be said of images as they are, if of those too
