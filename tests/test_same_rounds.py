@@ -119,10 +119,10 @@ ON_RAY = textwrap.dedent(
 @pytest.mark.parametrize(
     ("name", "workers", "how"),
     [
-        *(("weights", workers, "packed") for workers in WORKERS),
-        ("weights", 4, "unpacked"),
-        ("knowledge", 2, "unpacked"),
-        ("knowledge", 4, "packed"),
+        ("weights", 1, "packed"),
+        ("weights", 4, "packed"),
+        ("weights", 2, "unpacked"),
+        ("knowledge", 4, "unpacked"),
     ],
 )
 def test_ray_gives_what_one_process_gives(

@@ -21,12 +21,21 @@ from run import FLOOR
 
 KINDS = {"per_round_median": "a round", "wall": "the whole run, start to exit"}
 COLOURS = {  # of Okabe and Ito, which everybody can tell apart
+    "nvflare": "#CC79A7",
     "flower": "#D55E00",
+    "pfl-1": "#56B4E9",
+    "pfl-2": "#009E73",
     "fl-distill simulation": "#E69F00",
     "fl-distill local": "#0072B2",
     "floor-1": "#999999",
 }
-NAMES = {"flower": "stock Flower", "floor-1": "bare PyTorch, one process"}
+NAMES = {
+    "nvflare": "NVFlare",
+    "flower": "stock Flower",
+    "pfl-1": "pfl, one process",
+    "pfl-2": "pfl, two processes",
+    "floor-1": "bare PyTorch, one process",
+}
 TICKS = (0.5, 1, 2, 5, 10, 20, 50)
 
 Ratios = dict[tuple[str, str, str], float]
