@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .measure import Run
-from .onnx_weights import int8_nodes, shrink
+from .onnx_weights import int8_nodes, shrink, unsigned
 from .traced import any_batch, example, ready, without_notices
 
 
@@ -62,7 +62,7 @@ def _trace(model: nn.Module, x: Tensor, path: Path) -> None:
 
 
 def _int8(plain: Path, calibration: Tensor, nodes: list[str]) -> Path:
-    """QDQ nodes around `nodes`: weights int8 by channel, activations uint8 by tensor, ranges seen on `calibration`."""
+    """QDQ nodes around `nodes`: weights in 8 bits by channel, activations by tensor, ranges seen on `calibration`."""
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
     done = plain.with_name("int8.onnx")
@@ -74,8 +74,9 @@ def _int8(plain: Path, calibration: Tensor, nodes: list[str]) -> Path:
         nodes_to_quantize=nodes,
         per_channel=True,
         activation_type=QuantType.QUInt8,
-        weight_type=QuantType.QInt8,
+        weight_type=QuantType.QInt8,  # whose grid is that of `quantize`
     )
+    unsigned(done)
     return done
 
 

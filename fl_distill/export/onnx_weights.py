@@ -27,6 +27,24 @@ def int8_nodes(path: Path, inner: bool) -> list[str]:
     return [node.name for node in chosen if node.op_type in INT8_LAYERS + PASSING]
 
 
+def unsigned(path: Path) -> None:
+    """Store int8 codes of weights as uint8 ones, 128 higher as their zero points: the same numbers.
+
+    Processors without VNNI add two products of a uint8 and an int8 in 16 bits, where they saturate: scores were a fifth
+    off. Those of two uint8 are exact everywhere, and as quick.
+    """
+    import onnx
+
+    model = onnx.load(path)
+    held = {tensor.name: tensor for tensor in model.graph.initializer}
+    growing = [node for node in model.graph.node if node.op_type == "DequantizeLinear" and len(node.input) == 3]
+    for name in {name for node in growing if node.input[0] in held for name in (node.input[0], node.input[2])}:
+        codes = onnx.numpy_helper.to_array(held[name])
+        if codes.dtype == "int8":
+            held[name].CopyFrom(onnx.numpy_helper.from_array((codes.astype("int16") + 128).astype("uint8"), name))
+    onnx.save(model, path)
+
+
 def shrink(source: Path, target: Path, form: str | None) -> None:
     """Write `source` to `target` with its float32 tensors stored as `half`, or matrices as `int8`; None: as they are.
 
