@@ -119,7 +119,7 @@ class Rounds:
         row |= exchange.phases(began, scoring)
         if self._shared_model:
             progress.open = row
-            if self._e.evaluate.separately:
+            if self._e.evaluate.separately or self._e.evaluate.sites_every == 0:
                 self._score_round(progress)
         else:
             add_scores(row, told, None)

@@ -6,13 +6,15 @@ import random
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from fl_distill import cli
+from fl_distill import cli, server_app
 from fl_distill.config.compose import composed
+from fl_distill.tracking import Observer
 from fl_distill.workplace import job_text, workplace
 
 from .conftest import Finished, Launch, command, same
@@ -132,6 +134,21 @@ def test_a_fraction_of_the_sites_is_asked_and_the_choice_changes(launch: Launch)
     asked = [tuple(row["sites"]) for row in done.rows]
     assert all(len(names) == 3 for names in asked)
     assert len(set(asked)) > 1
+
+
+def test_a_round_that_no_site_scores_is_told_when_it_is_over(launch: Launch, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[tuple[str, int]] = []
+
+    class Listener(Observer):
+        def site_replied(self, round: int, site: str, fault: str | None) -> None:
+            heard.append(("reply", round))
+
+        def round_done(self, row: dict[str, Any]) -> None:
+            heard.append(("row", row["round"]))
+
+    monkeypatch.setattr(server_app, "default_observers", lambda *_: [Listener()])
+    launch(*SLIGHT, "sites=2", "rounds=2", "evaluate.sites_every=0")
+    assert heard == [(kind, number) for number in (1, 2) for kind in ("reply", "reply", "row")]
 
 
 def test_stragglers_count_in_fedprox_and_are_dropped_by_fedavg(launch: Launch) -> None:

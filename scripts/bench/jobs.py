@@ -5,8 +5,10 @@ The definitions live in `common/fljobs.py` of the benchmark folder (see `run.py`
 
 import json
 import os
+import statistics
 import time
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -57,11 +59,12 @@ class Clock(Observer):
         self._accuracy.append(accuracy or 0.0)
 
     def finished(self, summary: dict[str, Any], status: str) -> None:
-        gaps = sorted(b - a for a, b in zip(self._ends, self._ends[1:], strict=False))
+        gaps = [b - a for a, b in pairwise(self._ends)]
         result = {
             "peer": "fl-distill",
             "first_round_end": self._ends[0],
-            "per_round_median": gaps[len(gaps) // 2],
+            "per_round_median": statistics.median(gaps),
+            "per_round": gaps,
             "acc_final": self._accuracy[-1],
             "torch": torch.__version__,
         }
