@@ -12,6 +12,7 @@ from ..meeting import meet
 from .bundle import Bundle, Desk, Order, Unreachable, bundle_of, entries_as_records, entry
 from .flower_private import NO_REPLY
 from .ledger import Unwanted
+from .shared import keep_freed_memory
 from .tasks import FIRST_NODE, late_in_queue
 from .worker import Job, answer, seed_globally
 
@@ -29,6 +30,7 @@ def carrier(app: ClientApp, sites: int, abreast: int = 1) -> ClientApp:
 
     @outer.train("bundle")
     def carry(message: Message, context: Context) -> Message:
+        keep_freed_memory()
         job = Job(app, FIRST_NODE, sites, 1, dict(context.run_config))
         answers = RecordDict()
         desk: Desk | None = None
