@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import psutil
 import pytest
@@ -23,6 +24,9 @@ settings.register_profile("default", deadline=None)
 settings.load_profile("default")
 os.environ.setdefault("WANDB_MODE", "offline")
 
+MARK = "FL_DISTILL_TESTS"
+os.environ[MARK] = uuid4().hex
+"""In the environment of whatever these tests start."""
 ROOT = Path(__file__).parent.parent
 SMALL = (
     "strategy=fedavg",
@@ -65,6 +69,14 @@ class Finished:
 def without_times(found: dict[str, Any]) -> dict[str, Any]:
     """The same without seconds, at any depth: what coding took is among the figures of the codec."""
     return {k: without_times(v) if isinstance(v, dict) else v for k, v in found.items() if not k.endswith("_s")}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Federations of several processes follow one another where tests run side by side (`-n 2 --dist loadgroup`)."""
+    for item in items:
+        if item.path.name.startswith(("test_deploy", "test_ray_cluster")):
+            item.add_marker(pytest.mark.xdist_group("federations"))
 
 
 Launch = Callable[..., Finished]

@@ -12,14 +12,23 @@ from pathlib import Path
 import psutil
 import pytest
 
-from .conftest import ROOT, Finished, Launch, command, same
+from .conftest import MARK, ROOT, Finished, Launch, command, same
 from .deployed import free_port
 
 BASE = ("rounds=3", "sites=4", "local.epochs=1", "track.plots=false", "log=quiet")
 
 
 def ray_processes() -> list[psutil.Process]:
-    return [p for p in psutil.process_iter(["name"]) if p.info["name"] in ("raylet", "gcs_server")]
+    """Ray's daemons that these tests started: orphans have the environment of whom they were started by."""
+    found = (p for p in psutil.process_iter(["name"]) if p.info["name"] in ("raylet", "gcs_server"))
+    return [p for p in found if _environment(p).get(MARK) == os.environ[MARK]]
+
+
+def _environment(process: psutil.Process) -> dict[str, str]:
+    try:
+        return process.environ()
+    except psutil.Error:
+        return {}
 
 
 def test_simulation_gives_what_local_processes_give(launch: Launch, tmp_path: Path, ray_home: Path) -> None:
@@ -62,7 +71,7 @@ def test_local_training_on_ray_keeps_each_sites_model(launch: Launch, tmp_path: 
 
 def test_a_ray_worker_killed_mid_round_is_replaced(tmp_path: Path) -> None:
     process = command(
-        "rounds=4", "sites=6", "local.epochs=60", "track.plots=false", f"hydra.run.dir={tmp_path}/ray", "log=quiet"
+        "rounds=3", "sites=6", "local.epochs=20", "track.plots=false", f"hydra.run.dir={tmp_path}/ray", "log=quiet"
     )
     deadline = time.monotonic() + 120
     actors: list[psutil.Process] = []
@@ -97,6 +106,7 @@ def test_an_interrupt_leaves_no_ray_behind(tmp_path: Path) -> None:
     deadline = time.monotonic() + 120
     while not (tmp_path / "ray" / "rounds.jsonl").exists() and time.monotonic() < deadline:
         time.sleep(0.1)
+    assert len(ray_processes()) > before
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors

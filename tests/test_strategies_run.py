@@ -86,10 +86,10 @@ def test_packed_labels_cost_little_and_less_once_they_settle(launch: Launch) -> 
     base = ("strategy=cfd", "public=0.3", "strategy.warmup=0", "strategy.examples=400", "evaluate.alone=false")
     wide = ("rounds=2", "strategy.bits_up=32", "strategy.bits_down=32")  # its size is the same in every round
     float_labels = launch(*base, *SLIGHT, *wide, *LESSON)
-    packed = launch(*base, "rounds=6", "local.epochs=2")
+    packed = launch(*base, "rounds=5", "local.epochs=1", "local.lr_decay=0.1")  # models that hardly move in the end
     rows = packed.rows
     assert rows[-1]["knowledge_up"] < float_labels.rows[-1]["knowledge_up"] / 30
-    assert rows[-1]["knowledge_up"] < 0.8 * rows[0]["knowledge_up"]
+    assert rows[-1]["knowledge_up"] < 0.8 * max(row["knowledge_up"] for row in rows)
     assert rows[-1]["knowledge_down"] < float_labels.rows[-1]["knowledge_down"] / 30
 
 
