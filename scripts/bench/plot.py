@@ -59,11 +59,11 @@ def draw(found: Ratios, file: Path) -> None:
     """One panel for each kind of time, a group for each job, a bar for each case; the floor is the line at 1."""
     jobs = sorted({job for job, _, _ in found})
     cases = [case for case in COLOURS if any(case == other for _, other, _ in found)]
-    width = 0.8 / max(1, len(cases))
+    width = 0.88 / max(1, len(cases))
     plt.rcParams.update(
         {"svg.hashsalt": "bench", "font.size": 10, "axes.spines.top": False, "axes.spines.right": False}
     )
-    figure, panels = plt.subplots(1, len(KINDS), figsize=(9, 3.4), sharey=True, layout="constrained")
+    figure, panels = plt.subplots(len(KINDS), 1, figsize=(9, 5.6), layout="constrained")
     for panel, (kind, title) in zip(panels, KINDS.items(), strict=True):
         for at, case in enumerate(cases):
             bars = [(place, found[job, case, kind]) for place, job in enumerate(jobs) if (job, case, kind) in found]
@@ -77,7 +77,7 @@ def draw(found: Ratios, file: Path) -> None:
                     (0, 2),
                     textcoords="offset points",
                     ha="center",
-                    fontsize=8,
+                    fontsize=7,
                 )
         panel.axhline(1, color="black", linewidth=1)
         panel.set(yscale="log", xticks=range(len(jobs)), xticklabels=jobs, title=title)
@@ -88,7 +88,7 @@ def draw(found: Ratios, file: Path) -> None:
         panel.margins(y=0.1)
         panel.grid(axis="y", color="#dddddd", linewidth=0.6)
         panel.set_axisbelow(True)
-    panels[0].set_ylabel("bare PyTorch, two processes = 1")
+    figure.supylabel("bare PyTorch, two processes = 1", fontsize=10)
     handles, labels = panels[0].get_legend_handles_labels()
     names = [NAMES.get(label, label) for label in labels]
     figure.legend(handles, names, loc="outside lower center", ncols=len(names), frameon=False)
