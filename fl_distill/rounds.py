@@ -44,7 +44,8 @@ class Rounds:
     """Runs rounds on any Flower strategy and any Grid.
 
     Where the server holds a model, sites score what they receive while they train, so the row of round t closes
-    with the replies of round t + 1, and one evaluation ends the run. Replies are combined in the order of site
+    with the replies of round t + 1, and one evaluation ends the run; where no site scores (`evaluate.sites_every=0`) it
+    closes at once. Replies are combined in the order of site
     names whatever arrives first, and one by one: the server holds one model plus what is out of order.
     """
 
@@ -238,7 +239,7 @@ class Rounds:
         self._hooks.closed(row)
 
     def _score_round(self, progress: Progress) -> None:
-        """Every site scores the final model, which closes the last row; its bytes belong to that row."""
+        """Sites score the model, where that is due, which closes the row; its bytes belong to that row."""
         row = progress.open
         told: dict[str, Metrics] = {}
         if row is None:

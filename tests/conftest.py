@@ -25,8 +25,8 @@ settings.load_profile("default")
 os.environ.setdefault("WANDB_MODE", "offline")
 
 MARK = "FL_DISTILL_TESTS"
+"""A variable of the environment, by which whatever these tests start is known."""
 os.environ[MARK] = uuid4().hex
-"""In the environment of whatever these tests start."""
 ROOT = Path(__file__).parent.parent
 SMALL = (
     "strategy=fedavg",

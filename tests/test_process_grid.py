@@ -171,17 +171,22 @@ def quick_collections() -> Iterator[None]:
     gc.unfreeze()
 
 
+def in_shared_memory() -> list[str]:
+    """Names of shared memory, but for that of Ray, with which other tests may be at work."""
+    names = os.listdir("/dev/shm") if os.path.exists("/dev/shm") else []
+    return sorted(name for name in names if not name.startswith("plasma"))
+
+
 @pytest.fixture(autouse=True)
 def nothing_left() -> Iterator[None]:
     descriptors = len(os.listdir("/proc/self/fd")) if os.path.exists("/proc/self/fd") else 0
-    shared = sorted(os.listdir("/dev/shm")) if os.path.exists("/dev/shm") else []
+    shared = in_shared_memory()
     yield
     assert psutil.Process().children(recursive=True) == []
     if descriptors:
         gc.collect()
         assert len(os.listdir("/proc/self/fd")) <= descriptors
-    if shared:
-        assert sorted(os.listdir("/dev/shm")) == shared
+    assert in_shared_memory() == shared
 
 
 # ------------------------------------------------------------------ what Flower promises

@@ -120,9 +120,9 @@ ON_RAY = textwrap.dedent(
     ("name", "workers", "how"),
     [
         ("weights", 1, "packed"),
-        ("weights", 4, "packed"),
-        ("weights", 2, "unpacked"),
-        ("knowledge", 4, "unpacked"),
+        ("weights", 2, "packed"),
+        ("weights", 4, "unpacked"),
+        ("knowledge", 4, "packed"),
     ],
 )
 def test_ray_gives_what_one_process_gives(

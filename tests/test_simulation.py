@@ -71,7 +71,7 @@ def test_local_training_on_ray_keeps_each_sites_model(launch: Launch, tmp_path: 
 
 def test_a_ray_worker_killed_mid_round_is_replaced(tmp_path: Path) -> None:
     process = command(
-        "rounds=3", "sites=6", "local.epochs=20", "track.plots=false", f"hydra.run.dir={tmp_path}/ray", "log=quiet"
+        "rounds=5", "sites=6", "local.epochs=20", "track.plots=false", f"hydra.run.dir={tmp_path}/ray", "log=quiet"
     )
     deadline = time.monotonic() + 120
     actors: list[psutil.Process] = []
@@ -79,7 +79,7 @@ def test_a_ray_worker_killed_mid_round_is_replaced(tmp_path: Path) -> None:
     while time.monotonic() < deadline and not (actors and rows.exists()):
         actors = [c for c in psutil.Process(process.pid).children(recursive=True) if "ClientAppActor" in _title(c)]
         time.sleep(0.1)
-    time.sleep(1.0)  # into the next round's work
+    time.sleep(0.3)  # into the next round's work
     actors[0].send_signal(signal.SIGKILL)
     _, errors = process.communicate(timeout=200)
     assert process.returncode == 0, errors
@@ -132,8 +132,8 @@ def superlink(tmp_path: Path) -> Iterator[dict[str, str]]:
         "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
         "FLWR_DISABLE_UPDATE_CHECK": "1",
         "FLWR_TELEMETRY_ENABLED": "0",
-        "FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": "46091",
-        "FLWR_LOCAL_CONTROL_API_PORT": "46093",
+        "FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": str(free_port()),
+        "FLWR_LOCAL_CONTROL_API_PORT": str(free_port()),
         "RAY_USAGE_STATS_ENABLED": "0",
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
     }

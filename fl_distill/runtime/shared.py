@@ -254,7 +254,7 @@ def keep_freed_memory() -> None:
     """Let glibc keep what is freed, up to half a gigabyte, instead of handing it back to the system.
 
     Models come and go by the megabyte, and page faults on fresh memory cost several times the copy itself.
-    Workers inherit the setting.
+    Forked workers inherit the setting; Ray's make it themselves.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:

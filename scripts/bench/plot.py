@@ -91,7 +91,7 @@ def draw(found: Ratios, file: Path) -> None:
     figure.supylabel("bare PyTorch, two processes = 1", fontsize=10)
     handles, labels = panels[0].get_legend_handles_labels()
     names = [NAMES.get(label, label) for label in labels]
-    figure.legend(handles, names, loc="outside lower center", ncols=len(names), frameon=False)
+    figure.legend(handles, names, loc="outside lower center", ncols=min(5, len(names)), frameon=False)
     figure.savefig(file, metadata={"Date": None, "Creator": None})
     plt.close(figure)
 
