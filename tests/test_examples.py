@@ -45,10 +45,11 @@ def test_the_lines_are_the_only_ones_that_know_of_coding() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_the_app_runs_in_flowers_simulation() -> None:
     command = [sys.executable, str(EXAMPLES / "quantized_flower.py")]
     environment = os.environ | {"PYTHONPATH": str(EXAMPLES.parent.parent)}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=280, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=580, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
     found = re.findall(r"^(\w+) +accuracy (0\.\d+)  ([\d.]+) MB$", done.stdout, re.MULTILINE)
     assert [name for name, _, _ in found] == ["float32", "int8"]

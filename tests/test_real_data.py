@@ -59,8 +59,8 @@ def test_mnist_under_strong_skew(launch: Launch) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_fedavgs_published_line_is_reached(launch: Launch) -> None:
-    done = launch("experiment=repro/r2", "rounds=200", "sites=20", "runtime.workers=2")
+def test_fedavgs_published_line_is_reached_in_fewer_rounds(launch: Launch) -> None:
+    done = launch("experiment=repro/r2", "rounds=80", "sites=20", "runtime.workers=2")
     assert done.summary["server_accuracy"] >= 0.9016
 
 
