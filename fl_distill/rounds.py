@@ -45,8 +45,8 @@ class Rounds:
 
     Where the server holds a model, sites score what they receive while they train, so the row of round t closes
     with the replies of round t + 1, and one evaluation ends the run; where no site scores (`evaluate.sites_every=0`) it
-    closes at once. Replies are combined in the order of site
-    names whatever arrives first, and one by one: the server holds one model plus what is out of order.
+    closes at once. Replies are combined in the order of site names whatever arrives first, and one by one: the server
+    holds one model plus what is out of order.
     """
 
     def __init__(

@@ -79,7 +79,9 @@ def test_a_ray_worker_killed_mid_round_is_replaced(tmp_path: Path) -> None:
     while time.monotonic() < deadline and not (actors and rows.exists()):
         actors = [c for c in psutil.Process(process.pid).children(recursive=True) if "ClientAppActor" in _title(c)]
         time.sleep(0.1)
-    time.sleep(0.3)  # into the next round's work
+    spent = actors[0].cpu_times().user
+    while time.monotonic() < deadline and actors[0].cpu_times().user < spent + 0.1:
+        time.sleep(0.01)  # until it is at the next round's work
     actors[0].send_signal(signal.SIGKILL)
     _, errors = process.communicate(timeout=200)
     assert process.returncode == 0, errors

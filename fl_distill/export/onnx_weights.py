@@ -37,11 +37,12 @@ def unsigned(path: Path) -> None:
 
     model = onnx.load(path)
     held = {tensor.name: tensor for tensor in model.graph.initializer}
-    growing = [node for node in model.graph.node if node.op_type == "DequantizeLinear" and len(node.input) == 3]
-    for name in {name for node in growing if node.input[0] in held for name in (node.input[0], node.input[2])}:
-        codes = onnx.numpy_helper.to_array(held[name])
-        if codes.dtype == "int8":
-            held[name].CopyFrom(onnx.numpy_helper.from_array((codes.astype("int16") + 128).astype("uint8"), name))
+    for node in model.graph.node:
+        if node.op_type == "DequantizeLinear" and node.input[0] in held:
+            for tensor in (held[node.input[0]], held[node.input[2]]):
+                if tensor.data_type == onnx.TensorProto.INT8:
+                    codes = onnx.numpy_helper.to_array(tensor).astype("int16") + 128
+                    tensor.CopyFrom(onnx.numpy_helper.from_array(codes.astype("uint8"), tensor.name))
     onnx.save(model, path)
 
 
