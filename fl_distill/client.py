@@ -137,9 +137,30 @@ class Client:
         """
         plain = model is None and data is None and loss is F.cross_entropy and not terms
         if self.together and plain:
-            done = self._train_together(task)
+            state = self.model.state_dict()
+            done, learned = self._train_together(task, {name: tensor.clone() for name, tensor in state.items()})
+            for name, tensor in state.items():
+                tensor.copy_(learned[name])
         else:
             done = self._train_alone(task, data or self.site.train, model or self.model, loss, terms)
+        return self._told(task, done)
+
+    def improved(self, task: Task, start: Tensors, *, loaded: bool) -> tuple[Scalars, Tensors]:
+        """What `train` says of one round that begins at weights that arrived, and the new ones.
+
+        `loaded`: whether the model holds these weights already. In a stack the model is not needed: there to load them
+        and to read the new ones took a small site longer than its step.
+        """
+        if not self.together or not self._are_mine(start):
+            if not loaded:
+                self.receive(start)
+            return self.train(task), self.model.state_dict()
+        done, learned = self._train_together(task, {name: start[name] for name in self.initial})
+        if task.weigh_by_validation:
+            self.load(learned)
+        return self._told(task, done), learned
+
+    def _told(self, task: Task, done: Trained) -> Scalars:
         metrics: Scalars = {"num-examples": done.examples, "train-loss": done.loss, "steps": done.steps}
         if task.weigh_by_validation and self._many(self.site.validation):
             metrics["trained-validation-accuracy"] = self.score(self.site.validation).accuracy
@@ -160,21 +181,19 @@ class Client:
             precision=self.precision or "full",
         )
 
-    def _train_together(self, task: Task) -> Trained:
-        settings = self.settings.in_round(task.round)
-        state = self.model.state_dict()
-        lesson = Lesson(
-            {name: tensor.clone() for name, tensor in state.items()},
-            self.site.train,
-            self.stream("fit", task),
-            task.work,
-            self.augment,
+    def _are_mine(self, weights: Tensors) -> bool:
+        """Whether these are of the model's very form."""
+        return weights.keys() == self.initial.keys() and all(
+            weights[name].shape == tensor.shape and weights[name].dtype == tensor.dtype
+            for name, tensor in self.initial.items()
         )
+
+    def _train_together(self, task: Task, weights: dict[str, Tensor]) -> tuple[Trained, Tensors]:
+        settings = self.settings.in_round(task.round)
+        lesson = Lesson(weights, self.site.train, self.stream("fit", task), task.work, self.augment)
         train = partial(fit_together, self.model, settings=settings, mu=task.mu)
         done = together((id(self.model), settings, task.mu), lesson, train)
-        for name, tensor in state.items():
-            tensor.copy_(lesson.weights[name])
-        return done.checked(settings)
+        return done.checked(settings), lesson.weights
 
     def study(
         self, task: Task, purpose: str, data: Split, epochs: float, loss: Loss, model: nn.Module | None = None

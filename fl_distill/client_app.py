@@ -12,6 +12,7 @@ from flwr.clientapp import ClientApp
 from . import __version__, halves
 from .client import Client, Outcome, Task
 from .codec import Latest, encode, payload_bytes, records_of
+from .codec.records import make_records, make_scalars
 from .errors import BadUpdate
 from .jobs import JobOf, site_job
 from .learning import Diverged
@@ -49,8 +50,8 @@ def _serve(job_of: JobOf, work: Work, message: Message, context: Context) -> Mes
         return Message(Error(SITE_FAILED, str(fault)), reply_to=message)
     except Exception as error:
         return Message(Error(SITE_RAISED, _scrubbed(error, place)), reply_to=message)
-    content = RecordDict({key: encode(tensors, bare=outcome.bare) for key, tensors in outcome.tensors.items()})
-    content["metrics"] = MetricRecord(outcome.metrics)  # type: ignore[arg-type]
+    arrays = {key: encode(tensors, bare=outcome.bare) for key, tensors in outcome.tensors.items()}
+    content = make_records({**arrays, "metrics": make_scalars(MetricRecord, dict(outcome.metrics))})
     return Message(content, reply_to=message)
 
 
@@ -142,17 +143,17 @@ _received = Latest()
 
 def _task(message: Message) -> Task:
     arrays = records_of(message.content, ArrayRecord).get("arrays")
-    config = records_of(message.content, ConfigRecord).get("config", ConfigRecord())
+    values = dict(records_of(message.content, ConfigRecord).get("config", ConfigRecord()).items())
     return Task(
-        round=int(str(config.get("server-round", 0))),
+        round=int(str(values.get("server-round", 0))),
         weights=_received(arrays) if arrays else {},
-        mu=float(str(config.get("proximal-mu", 0.0))),
-        work=min(1.0, float(str(config.get("work", 1.0)))),
-        score=bool(config.get("score", True)),
-        weigh_by_validation=config.get("weight") == "validation",
-        alone=bool(config.get("alone", False)),
-        needed_from=int(str(config.get("needed-from", 0))),
-        values=dict(config),
+        mu=float(str(values.get("proximal-mu", 0.0))),
+        work=min(1.0, float(str(values.get("work", 1.0)))),
+        score=bool(values.get("score", True)),
+        weigh_by_validation=values.get("weight") == "validation",
+        alone=bool(values.get("alone", False)),
+        needed_from=int(str(values.get("needed-from", 0))),
+        values=values,
     )
 
 

@@ -169,8 +169,9 @@ class SiteStrategy(Strategy, ABC):
         for node in self._sample(server_round, _present(grid)):
             to = self._facts.sender(node)
             share = self._combine.share(arrays, to) if kind == self.action or arrays else arrays
-            content = contents.setdefault(id(share), RecordDict({ARRAYS: share, CONFIG: settings}))
-            messages.append(Message(content, node, kind, group_id=str(server_round)))
+            if id(share) not in contents:
+                contents[id(share)] = RecordDict({ARRAYS: share, CONFIG: settings})
+            messages.append(Message(contents[id(share)], node, kind, group_id=str(server_round)))
         return messages
 
     def _sample(self, server_round: int, nodes: list[int]) -> list[int]:

@@ -1,5 +1,7 @@
 """Tensors through Flower's ArrayRecord: exact, checked, refused when anything is off."""
 
+import random
+
 import numpy as np
 import pytest
 import torch
@@ -88,6 +90,27 @@ SCHEMA = {"x": Form((2,), "float32")}
 def test_what_is_off_is_refused_with_the_reason(bad: ArrayRecord, sentence: str) -> None:
     with pytest.raises(BadUpdate, match=sentence):
         decode(bad, SCHEMA)
+
+
+@given(st.lists(st.lists(st.integers(0, 4), max_size=4), min_size=1, max_size=6), st.randoms())
+def test_small_tensors_come_back_whatever_their_shapes_and_order(shapes: list[list[int]], order: random.Random) -> None:
+    tensors = {f"t{at}": torch.randn(shape) for at, shape in enumerate(shapes)}
+    arrays = list(encode(tensors).items())
+    order.shuffle(arrays)
+    found = decode(ArrayRecord(dict(arrays)), schema_of(encode(tensors)))
+    assert list(found) == list(tensors)
+    for name, tensor in tensors.items():
+        assert torch.equal(found[name], tensor)
+        assert found[name].stride() == tensor.stride()
+
+
+@pytest.mark.parametrize("name", ["a", "b", "c"])
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), -2e18])
+def test_of_small_tensors_the_one_with_a_bad_number_is_named(name: str, wrong: float) -> None:
+    tensors = {"a": torch.ones(3), "b": torch.ones(2, 2), "c": torch.ones(())}
+    tensors[name].view(-1)[-1] = wrong
+    with pytest.raises(BadUpdate, match=f"'{name}' holds"):
+        decode(encode(tensors))
 
 
 def test_a_declared_size_beyond_the_data_is_refused_before_memory_is_taken() -> None:

@@ -4,7 +4,10 @@ import contextlib
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +16,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from fl_distill import models
-from fl_distill.data.types import Split
+from fl_distill.client import Client, Task
+from fl_distill.data.types import Site, Split
+from fl_distill.errors import BadUpdate
 from fl_distill.learning import (
     Diverged,
     Lesson,
@@ -336,6 +341,53 @@ def test_seconds_are_each_calls_own() -> None:
     done: dict[int, Done[None]] = dict(meet(iter([quick, slow]), 2))
     assert 0.02 <= done[0].seconds < 0.5 * done[1].seconds
     assert done[1].seconds >= 0.4
+
+
+# A site
+
+
+def site(tmp_path: Path, weigh: bool = False, **changes: Any) -> tuple[Client, Task]:
+    model, shape = built("mlp")
+    examples = lesson(model, shape, 1).data
+    initial = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    settings = Settings(lr=0.1, momentum=0.9, batch_size=8)
+    client = Client(Site("a", examples, examples, examples), model, settings, 0, tmp_path, initial, together=True)
+    return replace(client, **changes), Task(1, lesson(model, shape, 2).weights, mu=0.1, weigh_by_validation=weigh)
+
+
+@pytest.mark.parametrize("loaded", [False, True])
+def test_a_site_in_a_stack_learns_from_what_arrived_without_its_model(loaded: bool, tmp_path: Path) -> None:
+    client, task = site(tmp_path)
+    arrived = {name: tensor.clone() for name, tensor in task.weights.items()}
+    if loaded:
+        client.receive(task.weights)
+    metrics, learned = client.improved(task, task.weights, loaded=loaded)
+    assert same(dict(task.weights), arrived), "what arrived is other sites' too"
+    client.receive(task.weights)
+    assert client.train(task) == metrics
+    assert list(learned) == list(client.model.state_dict())
+    assert same(dict(learned), client.model.state_dict())
+    assert not same(dict(learned), arrived)
+
+
+def test_a_site_in_a_stack_weighs_by_what_it_has_learned(tmp_path: Path) -> None:
+    client, task = site(tmp_path, weigh=True)
+    metrics, learned = client.improved(task, task.weights, loaded=False)
+    client.load(learned)
+    assert metrics["trained-validation-accuracy"] == client.score(client.site.validation).accuracy
+
+
+def test_weights_of_another_form_are_converted_or_refused_in_a_stack_too(tmp_path: Path) -> None:
+    client, task = site(tmp_path)
+    _, expected = client.improved(task, task.weights, loaded=False)
+    wide = {name: tensor.double() for name, tensor in task.weights.items()}
+    _, learned = client.improved(task, wide, loaded=False)
+    assert same(dict(learned), dict(expected))
+    name = next(iter(task.weights))
+    with pytest.raises(BadUpdate, match=name):
+        client.improved(task, {**task.weights, name: torch.zeros(1, 2)}, loaded=False)
+    with pytest.raises(BadUpdate, match="name"):
+        client.improved(task, {"other": torch.zeros(1)}, loaded=False)
 
 
 # Whole runs

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from io import BytesIO
+from itertools import accumulate, chain
 from typing import TypeVar
 
 import numpy as np
@@ -20,8 +21,8 @@ from .records import make_array, make_arrays
 NUMPY = "numpy.ndarray"
 LARGEST = 1e18
 """No number in a model is larger; a sum of many that are, each times its weight, would leave float32."""
-SMALL = 1 << 14
-"""Numbers of a tensor that numpy looks at quicker than torch."""
+SMALL = 1 << 20
+"""Bytes of a model whose tensors are looked at as one."""
 RAW = "fl_distill.raw"  # little-endian, in C order, without numpy's header of 128 bytes
 BFLOAT16 = "fl_distill.bfloat16"  # the same; numpy has no such type
 
@@ -80,8 +81,10 @@ def decode(record: ArrayRecord, schema: Schema | None = None) -> dict[str, Tenso
         raise BadUpdate(f"tensors are missing: {_few(missing)}")
     if unknown := [name for name in arrays if name not in schema]:
         raise BadUpdate(f"tensors that nobody asked for: {_few(unknown)}")
-    with np.errstate(all="ignore"):  # numbers beyond the bound are said below
-        return {name: _decode_one(name, arrays[name], form) for name, form in schema.items()}
+    starts = {name: _start(name, arrays[name], form) for name, form in schema.items()}
+    if (found := _as_one(arrays, schema, starts)) is not None:
+        return found
+    return {name: _decode_one(name, arrays[name], form, starts[name]) for name, form in schema.items()}
 
 
 class Latest:
@@ -135,7 +138,8 @@ def sizes(content: RecordDict) -> tuple[int, int]:
 
 def record_bytes(record: ArrayRecord) -> int:
     """Bytes of one record's encoded tensors, and of their names."""
-    return sum(len(name.encode()) + len(array.data) for name, array in record.items())
+    names, arrays = "".join(record.keys()), record.values()
+    return len(names.encode()) + sum([len(array.data) for array in arrays])
 
 
 def _encode_one(name: str, tensor: Tensor, bare: bool) -> Array:
@@ -146,35 +150,56 @@ def _encode_one(name: str, tensor: Tensor, bare: bool) -> Array:
     if tensor.dtype == torch.bfloat16:
         return make_array(dtype, shape, BFLOAT16, tensor.view(torch.int16).numpy().tobytes())
     if bare:
-        return make_array(dtype, shape, RAW, bytes(_flat_memory(tensor)))
+        return make_array(dtype, shape, RAW, tensor.numpy().tobytes())
     # One copy: the header of the npy format, then the tensor's own memory.
-    return make_array(dtype, shape, NUMPY, b"".join((_npy_header(dtype, shape), _flat_memory(tensor))))
+    return make_array(dtype, shape, NUMPY, b"".join((_npy_header(dtype, shape), tensor.numpy().data)))
 
 
-def _flat_memory(tensor: Tensor) -> memoryview | bytes:
-    return memoryview(tensor.reshape(-1).view(torch.uint8).numpy()) if tensor.numel() else b""  # type: ignore[arg-type]
-
-
-def _decode_one(name: str, array: Array, form: Form) -> Tensor:
+def _start(name: str, array: Array, form: Form) -> int:
+    """Where the tensor's numbers begin in an array that is all that it must be."""
     if array.dtype != form.dtype or tuple(array.shape) != form.shape:
         raise BadUpdate(f"tensor {name!r} is {Form(tuple(array.shape), array.dtype)}, expected {form}")
     if form.dtype not in BY_NAME:
         raise BadUpdate(f"tensor {name!r} has dtype {form.dtype}, which does not travel")
+    offset, expected = _data_offset(name, array, form), math.prod(form.shape) * BY_NAME[form.dtype].itemsize
+    if len(array.data) - offset != expected:
+        raise BadUpdate(f"tensor {name!r} has {len(array.data) - offset} bytes, expected {expected} for {form}")
+    return offset
+
+
+def _as_one(arrays: Mapping[str, Array], schema: Schema, starts: Mapping[str, int]) -> dict[str, Tensor] | None:
+    """The tensors of a small model in one piece of memory, looked at as one: what a call costs counts there.
+
+    None where they are large, not all float32, or not all in order.
+    """
+    size = sum([len(arrays[name].data) for name in schema])
+    if size > SMALL or not all([form.dtype == "float32" for form in schema.values()]):
+        return None
+    data = b"".join([memoryview(arrays[name].data)[start:] for name, start in starts.items()])
+    if not data:
+        return None
+    flat = torch.frombuffer(data, dtype=torch.float32)
+    if not torch.dot(flat, flat).item() < LARGEST:
+        return None
+    ends = accumulate(math.prod(form.shape) for form in schema.values())
+    firsts = chain((0,), ends)
+    return {
+        name: flat.as_strided(form.shape, _strides(form.shape), first)
+        for (name, form), first in zip(schema.items(), firsts, strict=False)
+    }
+
+
+@lru_cache(maxsize=4096)
+def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return torch.empty(shape, device="meta").stride()
+
+
+def _decode_one(name: str, array: Array, form: Form, start: int) -> Tensor:
     dtype = BY_NAME[form.dtype]
-    offset = _data_offset(name, array, form)
-    numel = math.prod(form.shape)
-    if len(array.data) - offset != numel * dtype.itemsize:
-        raise BadUpdate(
-            f"tensor {name!r} has {len(array.data) - offset} bytes, expected {numel * dtype.itemsize} for {form}"
-        )
-    if not numel:
+    if not math.prod(form.shape):
         return torch.empty(form.shape, dtype=dtype)
-    tensor = torch.frombuffer(array.data, dtype=dtype, offset=offset).view(form.shape)
-    if dtype is torch.float32 and numel <= SMALL:
-        flat = np.frombuffer(array.data, np.float32, offset=offset)  # what a call costs counts here
-        if not flat.dot(flat) < LARGEST:
-            check_numbers(name, tensor)
-    elif dtype.is_floating_point:
+    tensor = torch.frombuffer(array.data, dtype=dtype, offset=start).view(form.shape)
+    if dtype.is_floating_point:
         check_numbers(name, tensor)
     return tensor
 

@@ -8,10 +8,12 @@ from .leaving import lets_out
 @lets_out("weights")
 def averaged(client: Client, task: Task) -> Outcome:
     """FedAvg, FedProx, FedDF: train the weights that arrived and return them."""
-    client.receive(task.weights)
-    scores = client.scores() if task.score else {}
-    metrics = client.train(task)
-    return Outcome({**metrics, **scores}, {"arrays": client.model.state_dict()})
+    scores: Scalars = {}
+    if task.score:
+        client.receive(task.weights)
+        scores = client.scores()
+    metrics, learned = client.improved(task, task.weights, loaded=task.score)
+    return Outcome({**metrics, **scores}, {"arrays": learned})
 
 
 @lets_out("weights")
