@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .importing import in_a_hurry
+from .runtime.memory import keep_freed_memory
 
 # Nothing here may reach the network by itself; whoever wants Flower's telemetry sets these.
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
@@ -37,6 +38,8 @@ exit codes: 0 done, 1 stopped (resumable), 2 bad configuration, 130 interrupted 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of the console script."""
+    if argv is None:
+        keep_freed_memory()
     code = run(sys.argv[1:] if argv is None else argv)
     if argv is None:
         gc.freeze()  # all of it ends now: nobody need look for garbage in it

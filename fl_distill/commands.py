@@ -29,8 +29,8 @@ def show(overrides: Sequence[str], config_dir: str | None) -> None:
 def single(overrides: Sequence[str], config_dir: str | None) -> None:
     """One run, new or resumed."""
     overrides = [_quoted(text) for text in overrides]
-    resume = composed([text for text in overrides if text.startswith("resume=")])[0]["resume"]
-    if resume:
+    asked = [text for text in overrides if text.startswith("resume=")]
+    if resume := composed(asked)[0]["resume"] if asked else None:
         _run(_resumed(Path(resume), overrides, config_dir), Path(resume), resume=True)
     else:
         config, places = composed(overrides, config_dir)

@@ -28,7 +28,7 @@ class WeightedMean:
         if not self.count:
             self._dtypes = {name: t.dtype for name, t in tensors.items()}
             self._sums = {name: torch.mul(t.to(_wide(t.dtype)), weight) for name, t in tensors.items()}
-        else:
+        elif self._sums:
             # One call for all of a model's tensors: for small ones calls are what takes the time.
             torch._foreach_add_(list(self._sums.values()), [tensors[name] for name in self._sums], alpha=weight)
         self.weight += weight

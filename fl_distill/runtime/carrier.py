@@ -12,7 +12,7 @@ from ..meeting import meet
 from .bundle import Bundle, Desk, Order, Unreachable, bundle_of, entries_as_records, entry
 from .flower_private import NO_REPLY
 from .ledger import Unwanted
-from .shared import keep_freed_memory
+from .memory import keep_freed_memory
 from .tasks import FIRST_NODE, late_in_queue
 from .worker import Job, answer, seed_globally
 

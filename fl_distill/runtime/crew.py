@@ -16,7 +16,8 @@ from ..errors import FlDistillError
 from .flower_private import APP_CRASHED, NO_REPLY
 from .frames import FrameError
 from .member import Member
-from .shared import Library, Region, anonymous_file, close_quietly, keep_freed_memory
+from .memory import keep_freed_memory
+from .shared import Library, Region, anonymous_file, close_quietly
 from .tasks import States, Task, TaskQueue, late_in_queue
 from .worker import SLOTS, Job, Worker
 from .zygote import Zygote, how

@@ -29,7 +29,7 @@ from .couriers import Couriers
 from .errand import Errand
 from .flower_private import APP_CRASHED, UNAVAILABLE, copied, stamp
 from .inbox import Inbox, exchanged
-from .shared import keep_freed_memory
+from .memory import keep_freed_memory
 from .tasks import FIRST_NODE, States, Task, check_instruction
 from .turns import Turns
 
@@ -40,6 +40,8 @@ WORTH_S = 0.2
 TRIES, TRY_S = 6, 0.5
 """How often a bundle that no worker began is sent again, and seconds before the first time; then twice as long."""
 _QUICK_S, _LOOK_S = 0.0005, 0.005
+_PATIENCE = 0.02
+"""Part of the time since the last answer after which the next look is soon enough; each look takes workers' time."""
 
 
 @final
@@ -74,7 +76,7 @@ class Packing(Passing):
         self._couriers = Couriers(grid, workers, self._states, shared, stay_s, check)
         self._count = 0
         self._per_node: Counter[int] = Counter()
-        self._next_look, self._pause_until, self._open = 0.0, 0.0, True
+        self._next_look, self._pause_until, self._heard, self._open = 0.0, 0.0, 0.0, True
 
     # ------------------------------------------------------------ Flower's interface
 
@@ -97,6 +99,7 @@ class Packing(Passing):
                 last = FIRST_NODE + self._sites - 1
                 reason = f"there is no node {task.node}; nodes are {FIRST_NODE} to {last}"
                 self._turns.finish(task, task.failed(UNAVAILABLE, reason))
+        self._heard = time.monotonic()
         self._dispatch()
         return [task.metadata.message_id for task in tasks]
 
@@ -108,7 +111,7 @@ class Packing(Passing):
             self._work()
             if self._inbox.has_any(wanted) or time.monotonic() > until:
                 break
-            time.sleep(_QUICK_S)
+            time.sleep(min(max(_QUICK_S, _PATIENCE * (time.monotonic() - self._heard)), _LOOK_S))
         return self._inbox.take(wanted)
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
@@ -218,6 +221,7 @@ class Packing(Passing):
 
     def _take(self, errand: Errand, answer: Answer) -> None:
         task = errand.answered(answer.number, answer.reply.metadata.reply_to_message_id)
+        self._heard = time.monotonic()
         self._tally.add(errand.node, answer.seconds)
         if answer.state is not None:
             self._states.put(task.node, *answer.state)

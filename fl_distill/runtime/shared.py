@@ -1,7 +1,6 @@
 """Memory that processes of this machine share: files without a name, mapped by whoever holds a descriptor."""
 
 import contextlib
-import ctypes
 import mmap
 import os
 import tempfile
@@ -15,7 +14,6 @@ from .frames import FrameError
 _NAME = "fl-distill"
 _GRAIN = 1 << 16
 _ALIGN = 64
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
 def anonymous_file() -> int:
@@ -248,19 +246,6 @@ class Library:
             elif extent:
                 ranges.append((start, extent))
         self._free = ranges
-
-
-def keep_freed_memory() -> None:
-    """Let glibc keep what is freed, up to half a gigabyte, instead of handing it back to the system.
-
-    Models come and go by the megabyte, and page faults on fresh memory cost several times the copy itself.
-    Forked workers inherit the setting; Ray's make it themselves.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(_M_MMAP_THRESHOLD, 1 << 25)
-        mallopt(_M_MMAP_THRESHOLD, 1 << 30)  # refused by some versions, which then keep the line above
-        mallopt(_M_TRIM_THRESHOLD, 1 << 29)
 
 
 def close_quietly(*descriptors: int) -> None:

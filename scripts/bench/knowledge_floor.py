@@ -36,7 +36,7 @@ from torch import Tensor, nn
 
 from fl_distill.data import Federation, federate
 from fl_distill.data.partitions import Natural
-from fl_distill.runtime.shared import keep_freed_memory
+from fl_distill.runtime.memory import keep_freed_memory
 
 CONF = Path(__file__).resolve().parent / "conf" / "experiment"
 EXPERIMENTS = {"fedmd": "K1md.yaml", "dsfl": "K1ds.yaml"}

@@ -17,7 +17,7 @@ from torch import nn
 from fl_distill import models
 from fl_distill.data.types import Split
 from fl_distill.learning import Settings, fit, layout, predict
-from fl_distill.runtime.shared import keep_freed_memory
+from fl_distill.runtime.memory import keep_freed_memory
 
 STEPS, TIMES, CLASSES = 2, 7, 10
 CASES: dict[str, tuple[Callable[..., nn.Module], tuple[int, ...]]] = {
