@@ -38,8 +38,8 @@ exit codes: 0 done, 1 stopped (resumable), 2 bad configuration, 130 interrupted 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of the console script."""
-    if argv is None:
-        keep_freed_memory()
+    if argv is None:  # the process is ours
+        keep_freed_memory()  # before any other thread begins
     code = run(sys.argv[1:] if argv is None else argv)
     if argv is None:
         gc.freeze()  # all of it ends now: nobody need look for garbage in it

@@ -143,24 +143,25 @@ class Client:
                 tensor.copy_(learned[name])
         else:
             done = self._train_alone(task, data or self.site.train, model or self.model, loss, terms)
-        return self._told(task, done)
+        return self._metrics(task, done)
 
-    def improved(self, task: Task, start: Tensors, *, loaded: bool) -> tuple[Scalars, Tensors]:
-        """What `train` says of one round that begins at weights that arrived, and the new ones.
+    def improved(self, task: Task, *, loaded: bool) -> tuple[Scalars, Tensors]:
+        """What `train` says of a round that begins at the weights that arrived, and the new weights.
 
-        `loaded`: whether the model holds these weights already. In a stack the model is not needed: there to load them
-        and to read the new ones took a small site longer than its step.
+        `loaded`: whether the model holds what arrived already. A site in a stack does without its model: to load one
+        and to read it again takes a small site longer than its step. Raises `BadUpdate` where the weights are not this
+        model's, and `Diverged`.
         """
-        if not self.together or not self._are_mine(start):
+        if not self.together or self.precision is not None or not self._fits(task.weights):
             if not loaded:
-                self.receive(start)
+                self.receive(task.weights)
             return self.train(task), self.model.state_dict()
-        done, learned = self._train_together(task, {name: start[name] for name in self.initial})
+        done, learned = self._train_together(task, {name: task.weights[name] for name in self.initial})
         if task.weigh_by_validation:
             self.load(learned)
-        return self._told(task, done), learned
+        return self._metrics(task, done), learned
 
-    def _told(self, task: Task, done: Trained) -> Scalars:
+    def _metrics(self, task: Task, done: Trained) -> Scalars:
         metrics: Scalars = {"num-examples": done.examples, "train-loss": done.loss, "steps": done.steps}
         if task.weigh_by_validation and self._many(self.site.validation):
             metrics["trained-validation-accuracy"] = self.score(self.site.validation).accuracy
@@ -181,7 +182,7 @@ class Client:
             precision=self.precision or "full",
         )
 
-    def _are_mine(self, weights: Tensors) -> bool:
+    def _fits(self, weights: Tensors) -> bool:
         """Whether these are of the model's very form."""
         return weights.keys() == self.initial.keys() and all(
             weights[name].shape == tensor.shape and weights[name].dtype == tensor.dtype

@@ -30,7 +30,8 @@ def single(overrides: Sequence[str], config_dir: str | None) -> None:
     """One run, new or resumed."""
     overrides = [_quoted(text) for text in overrides]
     asked = [text for text in overrides if text.startswith("resume=")]
-    if resume := composed(asked)[0]["resume"] if asked else None:
+    resume = composed(asked)[0]["resume"] if asked else None
+    if resume:
         _run(_resumed(Path(resume), overrides, config_dir), Path(resume), resume=True)
     else:
         config, places = composed(overrides, config_dir)

@@ -104,10 +104,12 @@ def test_small_tensors_come_back_whatever_their_shapes_and_order(shapes: list[li
         assert found[name].stride() == tensor.stride()
 
 
+@pytest.mark.parametrize("size", [3, 300_000])
 @pytest.mark.parametrize("name", ["a", "b", "c"])
 @pytest.mark.parametrize("wrong", [float("nan"), float("inf"), -2e18])
-def test_of_small_tensors_the_one_with_a_bad_number_is_named(name: str, wrong: float) -> None:
-    tensors = {"a": torch.ones(3), "b": torch.ones(2, 2), "c": torch.ones(())}
+def test_the_tensor_with_a_bad_number_is_named(name: str, wrong: float, size: int) -> None:
+    tensors = {"a": torch.ones(size), "b": torch.ones(2, 2), "c": torch.ones(())}
+    assert len(decode(encode(tensors))) == 3
     tensors[name].view(-1)[-1] = wrong
     with pytest.raises(BadUpdate, match=f"'{name}' holds"):
         decode(encode(tensors))
@@ -117,6 +119,12 @@ def test_a_declared_size_beyond_the_data_is_refused_before_memory_is_taken() -> 
     huge = ArrayRecord({"x": Array("float32", (10**12,), "numpy.ndarray", record()["x"].data)})
     with pytest.raises(BadUpdate):
         decode(huge)
+
+
+def test_a_shape_below_nothing_is_refused() -> None:
+    numbers = encode({"x": torch.ones(2)}, bare=True)["x"]
+    with pytest.raises(BadUpdate, match="says that its shape is"):
+        decode(ArrayRecord({"x": Array("float32", (-1, -2), numbers.stype, numbers.data)}))
 
 
 def test_large_numbers_are_accepted_up_to_the_bound_and_not_beyond() -> None:

@@ -346,13 +346,17 @@ def test_seconds_are_each_calls_own() -> None:
 # A site
 
 
-def site(tmp_path: Path, weigh: bool = False, **changes: Any) -> tuple[Client, Task]:
+def site(tmp_path: Path, **task: Any) -> tuple[Client, Task]:
     model, shape = built("mlp")
-    examples = lesson(model, shape, 1).data
     initial = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    examples = lesson(model, shape, 1).data
     settings = Settings(lr=0.1, momentum=0.9, batch_size=8)
     client = Client(Site("a", examples, examples, examples), model, settings, 0, tmp_path, initial, together=True)
-    return replace(client, **changes), Task(1, lesson(model, shape, 2).weights, mu=0.1, weigh_by_validation=weigh)
+    return client, Task(1, lesson(model, shape, 2).weights, mu=0.1, **task)
+
+
+def held(client: Client) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in client.model.state_dict().items()}
 
 
 @pytest.mark.parametrize("loaded", [False, True])
@@ -361,33 +365,72 @@ def test_a_site_in_a_stack_learns_from_what_arrived_without_its_model(loaded: bo
     arrived = {name: tensor.clone() for name, tensor in task.weights.items()}
     if loaded:
         client.receive(task.weights)
-    metrics, learned = client.improved(task, task.weights, loaded=loaded)
+    before = held(client)
+    metrics, learned = client.improved(task, loaded=loaded)
+    assert same(held(client), before), "another site of this process may be in the midst of using the model"
     assert same(dict(task.weights), arrived), "what arrived is other sites' too"
     client.receive(task.weights)
     assert client.train(task) == metrics
     assert list(learned) == list(client.model.state_dict())
-    assert same(dict(learned), client.model.state_dict())
+    assert same(dict(learned), held(client))
     assert not same(dict(learned), arrived)
 
 
+def test_sites_that_receive_the_same_and_meet_learn_each_their_own(tmp_path: Path) -> None:
+    client, task = site(tmp_path)
+    clients = [replace(client, seed=seed) for seed in range(3)]
+    alone = [one.improved(task, loaded=False) for one in clients]
+    met = dict(meet(iter([partial(one.improved, task, loaded=False) for one in clients]), 3))
+    for at, (metrics, learned) in enumerate(alone):
+        assert met[at].result[0] == metrics
+        assert same(dict(met[at].result[1]), dict(learned))
+    assert not same(dict(alone[0][1]), dict(alone[1][1])), "each seed has an order of its own"
+
+
 def test_a_site_in_a_stack_weighs_by_what_it_has_learned(tmp_path: Path) -> None:
-    client, task = site(tmp_path, weigh=True)
-    metrics, learned = client.improved(task, task.weights, loaded=False)
-    client.load(learned)
+    client, task = site(tmp_path, weigh_by_validation=True)
+    metrics, learned = client.improved(task, loaded=False)
+    assert same(held(client), dict(learned))
     assert metrics["trained-validation-accuracy"] == client.score(client.site.validation).accuracy
 
 
 def test_weights_of_another_form_are_converted_or_refused_in_a_stack_too(tmp_path: Path) -> None:
     client, task = site(tmp_path)
-    _, expected = client.improved(task, task.weights, loaded=False)
+    _, expected = client.improved(task, loaded=False)
     wide = {name: tensor.double() for name, tensor in task.weights.items()}
-    _, learned = client.improved(task, wide, loaded=False)
+    _, learned = client.improved(replace(task, weights=wide), loaded=False)
     assert same(dict(learned), dict(expected))
     name = next(iter(task.weights))
-    with pytest.raises(BadUpdate, match=name):
-        client.improved(task, {**task.weights, name: torch.zeros(1, 2)}, loaded=False)
-    with pytest.raises(BadUpdate, match="name"):
-        client.improved(task, {"other": torch.zeros(1)}, loaded=False)
+    for other, told in (({**task.weights, name: torch.zeros(1, 2)}, name), ({"other": torch.zeros(1)}, "name")):
+        with pytest.raises(BadUpdate, match=told):
+            client.improved(replace(task, weights=other), loaded=False)
+
+
+def test_what_runs_at_another_precision_is_rounded_before_it_learns(tmp_path: Path) -> None:
+    client, task = site(tmp_path)
+    rounded = replace(client, precision="full")
+    _, learned = rounded.improved(task, loaded=False)
+    rounded.receive(task.weights)
+    rounded.train(task)
+    assert same(dict(learned), held(rounded))
+
+
+@pytest.mark.parametrize("name", ["mlp", "cnn"])
+def test_who_fails_in_a_stack_leaves_the_others_as_they_were(name: str) -> None:
+    model, shape = built(name)
+    settings = Settings(lr=0.1, momentum=0.9, batch_size=8)
+
+    def lessons() -> list[Lesson]:
+        good, bad = lesson(model, shape, 1, most=40), lesson(model, shape, 2, most=3)  # of different widths
+        return [good, replace(bad, data=Split(bad.data.x, bad.data.y + CLASSES))]
+
+    alone, learned = lessons()[0], lessons()[0]
+    fit_together(model, [alone], settings)
+    company = [learned, lessons()[1]]
+    with pytest.raises((RuntimeError, IndexError)):
+        fit_together(model, company, settings)
+    fit_together(model, [learned], settings)
+    assert same(learned.weights, alone.weights)
 
 
 # Whole runs

@@ -2,9 +2,7 @@
 
 from .arrays import (
     Form,
-    Latest,
     Schema,
-    decode,
     encode,
     narrowed,
     payload_bytes,
@@ -13,6 +11,7 @@ from .arrays import (
     schema_of,
     sizes,
 )
+from .decoding import Latest, decode
 
 __all__ = [
     "Form",

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .arrays import BY_NAME, NAME_OF, Form, Schema, check_numbers
+from .arrays import BY_NAME, NAME_OF, Form, Schema
 from .buffers import room
 from .coder import About
+from .decoding import check_numbers
 
 RAW, HALF, CODED = 0, 1, 2
 TINY = 64

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from ..errors import BadUpdate
 from ..seeds import derive
-from .arrays import LARGEST, Schema, check_numbers
+from .arrays import Schema
 from .chain import Chain, chain
 from .coder import About
+from .decoding import LARGEST, check_numbers
 from .floats import Float16
 from .frame import LARGEST_NUMEL, VERSION, Head, head_bytes, parts_of, read_head, read_schema, sealed
 from .layout import (

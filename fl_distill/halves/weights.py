@@ -12,7 +12,7 @@ def averaged(client: Client, task: Task) -> Outcome:
     if task.score:
         client.receive(task.weights)
         scores = client.scores()
-    metrics, learned = client.improved(task, task.weights, loaded=task.score)
+    metrics, learned = client.improved(task, loaded=task.score)
     return Outcome({**metrics, **scores}, {"arrays": learned})
 
 

@@ -6,7 +6,7 @@ the same, bit for bit, whatever the others are and however many: so that it depe
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -87,10 +87,11 @@ def fit_together(model: nn.Module, lessons: Sequence[Lesson], settings: Settings
     """Minimise the cross-entropy plus mu / 2 ||w - w_0||^2 of each lesson's weights by mini-batches, all at once.
 
     `model` says what the weights are of; its own are not used. A loss that is not finite means that the lesson
-    diverged; the others are none the worse for it.
+    diverged; the others are none the worse for it. What is raised leaves every lesson as it was.
     """
+    own = [replace(one, weights=dict(one.weights), generator=one.generator.clone_state()) for one in lessons]
     by_width: dict[int, list[Lesson]] = {}
-    for lesson in lessons:
+    for lesson in own:
         by_width.setdefault(_width(len(lesson.data), settings.batch_size), []).append(lesson)
     done: dict[int, Trained] = {}
     for width, alike in by_width.items():
@@ -99,7 +100,9 @@ def fit_together(model: nn.Module, lessons: Sequence[Lesson], settings: Settings
         losses = _Stack(model, [alike[at] for at in order], [plans[at] for at in order], settings, mu, width).fit()
         for at, loss in zip(order, losses, strict=True):
             done[id(alike[at])] = Trained(loss, plans[at], len(alike[at].data))
-    return [done[id(lesson)] for lesson in lessons]
+    for lesson, learned in zip(lessons, own, strict=True):
+        lesson.weights.update(learned.weights)
+    return [done[id(lesson)] for lesson in own]
 
 
 class _Stack:

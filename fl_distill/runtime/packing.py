@@ -41,7 +41,7 @@ TRIES, TRY_S = 6, 0.5
 """How often a bundle that no worker began is sent again, and seconds before the first time; then twice as long."""
 _QUICK_S, _LOOK_S = 0.0005, 0.005
 _PATIENCE = 0.02
-"""Part of the time since the last answer after which the next look is soon enough; each look takes workers' time."""
+"""Part of the time without news after which the next look is soon enough: each takes time that workers could use."""
 
 
 @final
