@@ -19,7 +19,7 @@ from .arrays import BFLOAT16, BY_NAME, NUMPY, RAW, Form, Schema, npy_header, sch
 LARGEST = 1e18
 """No number in a model is larger; a sum of many that are, each times its weight, would leave float32."""
 SMALL = 1 << 20
-"""Bytes of a model whose tensors are looked at as one, at most: to copy more takes longer than the calls it saves."""
+"""Bytes of a model whose tensors are copied and looked at as one, at most; larger ones are not copied."""
 
 with warnings.catch_warnings():
     # Decoded tensors are views of immutable bytes, and nothing here writes to them; torch warns of that once a
