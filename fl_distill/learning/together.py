@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from ..data.types import Split
+from ..models.pixel import PixelConv2d
 from . import optim
 from .fit import Augment, Trained, batches
 from .settings import Settings
@@ -20,8 +21,8 @@ from .settings import Settings
 Weights = dict[str, Tensor]
 
 _SAFE = (
-    *(nn.Linear, nn.Conv2d, nn.Flatten, nn.Identity, nn.ReLU, nn.GELU, nn.Tanh, nn.Sigmoid, nn.LayerNorm, nn.GroupNorm),
-    *(nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d),
+    *(nn.Linear, nn.Conv2d, PixelConv2d, nn.Flatten, nn.Identity, nn.ReLU, nn.GELU, nn.Tanh, nn.Sigmoid),
+    *(nn.LayerNorm, nn.GroupNorm, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d),
 )
 """What treats each example by itself, draws no random numbers and keeps nothing."""
 LARGEST = 1 << 18

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fl_distill.errors import ConfigError
+from fl_distill.models.pixel import watch_for_pixels
 from fl_distill.models.projected import projected
 from fl_distill.targets import TARGET, resolve
 
@@ -34,7 +35,9 @@ def build(
     with _SEEDED, torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.default_generator.manual_seed(generator_seed)
         model = _call(spec[TARGET], builder, tuple(input_shape), classes, params)
-        return model if feature_width is None else _widened(spec[TARGET], model, feature_width, classes, input_shape)
+        if feature_width is not None:
+            model = _widened(spec[TARGET], model, feature_width, classes, input_shape)
+        return watch_for_pixels(model)
 
 
 def _widened(target: str, model: nn.Module, width: int, classes: int, input_shape: tuple[int, ...]) -> nn.Module:
