@@ -15,6 +15,7 @@ from flwr.clientapp import ClientApp
 
 from fl_distill.asked import Passing
 from fl_distill.runtime import errand, flower_private, frames, packing
+from fl_distill.runtime.bell import Bell
 from fl_distill.runtime.bundle import Bundle, Unreachable
 from fl_distill.runtime.carrier import carrier
 from fl_distill.runtime.ledger import Reader, Unwanted, Writer
@@ -22,6 +23,7 @@ from fl_distill.runtime.packing import Packing
 from fl_distill.runtime.shared import Region
 from fl_distill.runtime.tasks import Task
 
+BELL = Bell()
 SLOW = -1.0
 """Instead of seconds: until the test says so."""
 go_on = threading.Event()
@@ -203,7 +205,7 @@ def test_what_was_handed_over_is_released() -> None:
 
 
 def test_posting_starts_from_the_beginning_whatever_was_before() -> None:
-    reader = Reader()
+    reader = Reader(BELL)
     writer = Writer(Region(os.dup(reader.descriptor), writable=True))
     writer.begin(0)
     writer.put(b"old", [b"x"])
@@ -248,7 +250,7 @@ def test_an_answer_that_makes_no_sense_and_comes_last_costs_one_site(monkeypatch
 def test_a_worker_that_is_to_begin_no_more_may_still_answer_what_it_has_begun() -> None:
     with flower_private.identity(1):
         metadata = [ask(node).metadata for node in (1001, 1002, 1003)]
-    reader = Reader()
+    reader = Reader(BELL)
     writer = Writer(Region(os.dup(reader.descriptor), writable=True), room=200)
     sent = errand.Errand(1, [Task(at, one, b"", [], 0.0, 0) for at, one in enumerate(metadata)], reader)
     writer.begin(0)

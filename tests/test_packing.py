@@ -23,6 +23,7 @@ from fl_distill.asked import Passing
 from fl_distill.meeting import together
 from fl_distill.runtime import bundle, couriers, flower_private, frames, packing, shared
 from fl_distill.runtime.balance import Balance
+from fl_distill.runtime.bell import Bell
 from fl_distill.runtime.carrier import carrier
 from fl_distill.runtime.ledger import Reader, Unwanted, Writer
 from fl_distill.runtime.packing import Packing
@@ -54,6 +55,8 @@ from .test_process_grid import (  # noqa: F401  the same promises
     test_train_evaluate_and_named_actions,
     to,
 )
+
+BELL = Bell()
 
 
 def packed(
@@ -314,7 +317,7 @@ def test_memory_out_of_reach_is_given_up_once_and_nothing_is_lost(monkeypatch: p
 
 
 def test_only_the_file_that_is_meant_is_taken_for_it(tmp_path: Path) -> None:
-    reader = Reader()
+    reader = Reader(BELL)
     address = Address.of(reader.descriptor)
     device, inode = address.file
     with (tmp_path / "other").open("w") as other:
@@ -351,7 +354,7 @@ entries = st.lists(st.tuples(st.binary(max_size=50), st.lists(st.binary(max_size
 def test_a_ledger_gives_back_what_was_written_however_little_room_there_is(
     given_entries: list[tuple[bytes, list[bytes]]], room: int
 ) -> None:
-    reader = Reader()
+    reader = Reader(BELL)
     for _ in range(2):  # the memory serves one writer after the other
         reader.reset()
         writer = Writer(Region(os.dup(reader.descriptor), writable=True), room)
@@ -369,7 +372,7 @@ def test_a_ledger_gives_back_what_was_written_however_little_room_there_is(
 
 
 def test_a_writer_that_waits_for_room_can_be_told_to_stop() -> None:
-    reader = Reader()
+    reader = Reader(BELL)
     writer = Writer(Region(os.dup(reader.descriptor), writable=True), room=200)
     for head in (b"a", b"b"):
         writer.put(head, [b"x" * 150])
@@ -386,7 +389,7 @@ def test_a_writer_that_waits_for_room_can_be_told_to_stop() -> None:
 def test_a_ledger_holds_a_few_answers_however_many_come_and_however_late_they_are_read(
     size: int, count: int, most: int, late: bool
 ) -> None:
-    reader = Reader()
+    reader = Reader(BELL)
     writer = Writer(Region(os.dup(reader.descriptor), writable=True))
     thread = threading.Thread(target=lambda: [writer.put(b"", [bytes(size)]) for _ in range(count)])
     thread.start()
@@ -402,7 +405,7 @@ def test_a_ledger_holds_a_few_answers_however_many_come_and_however_late_they_ar
 
 
 def test_a_writer_begins_no_more_than_it_may_and_says_what_it_tried() -> None:
-    reader = Reader()
+    reader = Reader(BELL)
     writer = Writer(Region(os.dup(reader.descriptor), writable=True))
     writer.begin(0)
     reader.limit(2)
@@ -426,7 +429,7 @@ contents = st.dictionaries(st.text(min_size=1, max_size=5), records, max_size=3)
 @settings(deadline=None, max_examples=50)
 def test_bundles_and_entries_carry_messages_and_states_exactly(sites: list[tuple[Any, Any, bool]]) -> None:
     for memory in (True, False):
-        library, reader, states = Library(lambda _: None), Reader(), States()
+        library, reader, states = Library(lambda _: None), Reader(BELL), States()
         tasks, shown = [], []
         with flower_private.identity(1):
             for at, (content, state, error) in enumerate(sites):
@@ -521,7 +524,7 @@ def test_what_no_worker_has_begun_stays_where_it_is() -> None:
 
 def test_what_a_bundle_borrows_stays_until_it_is_over() -> None:
     """Tasks given to another bundle take nothing with them: what that one borrows is its own."""
-    library, first, second = Library(lambda _: None), Reader(), Reader()
+    library, first, second = Library(lambda _: None), Reader(BELL), Reader(BELL)
     with flower_private.identity(1):
         metadata = to(FIRST_NODE, "query").metadata
         flower_private.stamp(flower_private.compose(metadata, RecordDict()), "m")

@@ -14,6 +14,7 @@ from typing import Any, final
 from flwr.app import Array, ArrayRecord, Error, Message, RecordDict
 
 from . import frames
+from .bell import rope
 from .ledger import Reader, Writer
 from .shared import Address, Item, Library, Region, reached
 from .tasks import States, Task
@@ -65,7 +66,7 @@ def pack(
         numbers = [place(data) for data in state_buffers]
         fields = frames.metadata_fields(task.metadata)
         orders.append([fields, contents[id(task.content)], state.decode(), numbers, task.seed])
-    files = (library.descriptor, ledger.descriptor) if ledger is not None else ()
+    files = (library.descriptor, ledger.descriptor, ledger.bell.descriptor) if ledger is not None else ()
     memory = [astuple(Address.of(file)) for file in files]
     head = {"memory": memory, "places": places, "contents": described, "orders": orders, "stay": stay_s}
     return _joined(frames.to_json(head), inline), borrowed
@@ -104,9 +105,9 @@ class Bundle:
         self.desk: Desk | None = None
         library: Region | None = None
         if head["memory"]:
-            shared, ledger = head["memory"]
+            shared, ledger, bell = head["memory"]
             library = _reach(shared, writable=False)
-            self.ledger = Writer(_reach(ledger, writable=True))
+            self.ledger = Writer(_reach(ledger, writable=True), ring=_rope(bell))
             self.desk = Desk(self.ledger, library, head["stay"])
             self.ledger.begin(0)  # from here on it is this worker's turn: reading a large model takes a while
         self._buffers: list[bytes] = []
@@ -151,11 +152,20 @@ class Desk:
 
 
 def _reach(fields: Sequence[Any], writable: bool) -> Region:
-    machine, process, descriptor, (device, inode) = fields
-    address = Address(machine, process, descriptor, (device, inode))
-    if (found := reached(address, writable=writable)) is None:
+    if (found := reached(_address(fields), writable=writable)) is None:
         raise Unreachable
     return found
+
+
+def _rope(fields: Sequence[Any]) -> Callable[[], None]:
+    if (found := rope(_address(fields))) is None:
+        raise Unreachable
+    return found
+
+
+def _address(fields: Sequence[Any]) -> Address:
+    machine, process, descriptor, (device, inode) = fields
+    return Address(machine, process, descriptor, (device, inode))
 
 
 # ---------------------------------------------------------------- from a worker to the server

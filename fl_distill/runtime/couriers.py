@@ -16,6 +16,7 @@ from flwr.serverapp import Grid
 
 from ..collect import Cancels
 from ..errors import FlDistillError
+from .bell import Bell
 from .bundle import content_of, pack
 from .carrier import KIND
 from .errand import Errand
@@ -45,6 +46,7 @@ class Couriers:
         self._grid, self._workers, self._states, self._check = grid, workers, states, check
         self._stay_s = stay_s
         self._library = Library(lambda _: None)
+        self._bell = Bell()
         self._idle: list[Reader] = []
         self._nodes: list[int] = []
         self._out: dict[str, Errand] = {}
@@ -103,7 +105,7 @@ class Couriers:
         return bool(keys)
 
     def _ledger(self) -> Reader:
-        ledger = self._idle.pop() if self._idle else Reader()
+        ledger = self._idle.pop() if self._idle else Reader(self._bell)
         ledger.reset()
         return ledger
 
@@ -129,7 +131,21 @@ class Couriers:
                 time.sleep(_LOOK_S)
         return self._nodes
 
-    # ------------------------------------------------------------ the end of a bundle
+    # ------------------------------------------------------------ back
+
+    def wait(self, seconds: float) -> None:
+        """Until a worker has something to say through shared memory; no longer than that."""
+        self._bell.wait(seconds)
+
+    @property
+    def changing(self) -> bool:
+        """Whether it will soon be known what a worker that was to begin no more has begun."""
+        return any(errand.limited for errand in self._out.values())
+
+    @property
+    def any_ready(self) -> bool:
+        """Whether a worker has answered all of its bundle."""
+        return any(errand.answered_all for errand in self._out.values())
 
     def replies(self) -> Iterator[tuple[str, Errand, Message]]:
         """The engine's answers that have come."""
@@ -168,4 +184,5 @@ class Couriers:
         for ledger in self._idle:
             ledger.close()
         self._library.close()
+        self._bell.close()
         self._idle.clear()

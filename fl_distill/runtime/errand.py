@@ -114,6 +114,11 @@ class Errand:
         self._open.clear()
         return left
 
+    @property
+    def limited(self) -> bool:
+        """Whether the worker was told to begin no more, a moment ago."""
+        return self._limited_at is not None
+
     def left_over(self, now: float) -> list[Task]:
         """What the worker was told not to begin, and has not: from now on no affair of this bundle."""
         if self.ledger is None or self._limited_at is None or now < self._limited_at + SETTLED_S:

@@ -22,6 +22,8 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import final
 
+from ..collect import never
+from .bell import Bell
 from .shared import Region, anonymous_file
 
 ROOM, LEAST = 1 << 23, 2
@@ -54,11 +56,11 @@ class _Side:
 
 @final
 class Writer(_Side):
-    """The side that has answers."""
+    """The side that has answers; `ring` wakes the other one."""
 
-    def __init__(self, region: Region, room: int = ROOM) -> None:
+    def __init__(self, region: Region, room: int = ROOM, ring: Callable[[], None] = never) -> None:
         super().__init__(region)
-        self._room, self._written, self._lying = room, 0, 0
+        self._room, self._written, self._lying, self._ring = room, 0, 0, ring
 
     def begin(self, order: int) -> None:
         """Say that this order (0, 1, …) is begun. Raises `Unwanted` where it must not be."""
@@ -72,6 +74,7 @@ class Writer(_Side):
         All that was begun is answered by now, and nothing of what was posted before will be begun any more.
         """
         self._set(_AWAITED, before + 1)
+        self._ring()
         began = time.monotonic()
         while (passed := time.monotonic() - began) < stay_s and self._get(_LIMIT):
             if (count := self._get(_POSTED)) != before:
@@ -95,14 +98,19 @@ class Writer(_Side):
         self._lying += 1
         self._written += 1
         self._set(_WRITTEN, self._written)  # last, since it says that the rest is there
+        self._ring()
 
 
 @final
 class Reader(_Side):
-    """The side that waits, which owns the memory and may use it for one writer after the other."""
+    """The side that waits, which owns the memory and may use it for one writer after the other.
 
-    def __init__(self) -> None:
+    A writer rings `bell` when there is something to read.
+    """
+
+    def __init__(self, bell: Bell) -> None:
         super().__init__(Region(anonymous_file(), writable=True))
+        self.bell = bell
         self._count = 0
         self.reset()
 

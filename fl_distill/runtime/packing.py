@@ -26,7 +26,7 @@ from .balance import Balance
 from .bundle import Answer, entries_of, read_entry
 from .carrier import UNREACHABLE
 from .couriers import Couriers
-from .errand import Errand
+from .errand import SETTLED_S, Errand
 from .flower_private import APP_CRASHED, UNAVAILABLE, copied, stamp
 from .inbox import Inbox, exchanged
 from .memory import keep_freed_memory
@@ -39,9 +39,8 @@ WORTH_S = 0.2
 """On an engine that takes a while to deliver a message."""
 TRIES, TRY_S = 6, 0.5
 """How often a bundle that no worker began is sent again, and seconds before the first time; then twice as long."""
-_QUICK_S, _LOOK_S = 0.0005, 0.005
-_PATIENCE = 0.02
-"""Part of the time without news after which the next look is soon enough: each takes time that workers could use."""
+_LOOK_S = 0.01
+"""Between two looks at what nobody rings for: deadlines, the engine's answers, workers that died."""
 
 
 @final
@@ -76,7 +75,7 @@ class Packing(Passing):
         self._couriers = Couriers(grid, workers, self._states, shared, stay_s, check)
         self._count = 0
         self._per_node: Counter[int] = Counter()
-        self._next_look, self._pause_until, self._heard, self._open = 0.0, 0.0, 0.0, True
+        self._next_look, self._pause_until, self._open = 0.0, 0.0, True
 
     # ------------------------------------------------------------ Flower's interface
 
@@ -99,7 +98,6 @@ class Packing(Passing):
                 last = FIRST_NODE + self._sites - 1
                 reason = f"there is no node {task.node}; nodes are {FIRST_NODE} to {last}"
                 self._turns.finish(task, task.failed(UNAVAILABLE, reason))
-        self._heard = time.monotonic()
         self._dispatch()
         return [task.metadata.message_id for task in tasks]
 
@@ -111,7 +109,7 @@ class Packing(Passing):
             self._work()
             if self._inbox.has_any(wanted) or time.monotonic() > until:
                 break
-            time.sleep(min(max(_QUICK_S, _PATIENCE * (time.monotonic() - self._heard)), _LOOK_S))
+            self._couriers.wait(self._pause_s)
         return self._inbox.take(wanted)
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
@@ -182,11 +180,15 @@ class Packing(Passing):
 
     # ------------------------------------------------------------ in
 
+    @property
+    def _pause_s(self) -> float:
+        return SETTLED_S if self._couriers.changing or not self._couriers.shared else _LOOK_S
+
     def _work(self) -> None:
         self._drain_all()
-        if (now := time.monotonic()) >= self._next_look:
+        if (now := time.monotonic()) >= self._next_look or self._couriers.any_ready:
             self._look(now)
-            self._next_look = time.monotonic() + _LOOK_S
+            self._next_look = time.monotonic() + self._pause_s
 
     def _look(self, now: float) -> None:
         """What need not be looked at all the time: deadlines, ends of bundles, idle workers."""
@@ -221,7 +223,6 @@ class Packing(Passing):
 
     def _take(self, errand: Errand, answer: Answer) -> None:
         task = errand.answered(answer.number, answer.reply.metadata.reply_to_message_id)
-        self._heard = time.monotonic()
         self._tally.add(errand.node, answer.seconds)
         if answer.state is not None:
             self._states.put(task.node, *answer.state)

@@ -101,24 +101,34 @@ class Address:
         return cls(_machine(), os.getpid(), descriptor, (about.st_dev, about.st_ino))
 
 
-def reached(address: Address, *, writable: bool) -> Region | None:
-    """Another process's anonymous file; None where it is out of reach, or is not the one that was meant."""
-    key = address, writable
-    if key in _reached:
-        _reached[key] = _reached.pop(key)  # the last to be dropped
-        return _reached[key]
+def opened(address: Address, flags: int, kind: str) -> int | None:
+    """A descriptor of another process's file; None where it is out of reach, or is not the one that was meant.
+
+    `kind` is how the system's name for such a file begins.
+    """
     path = f"/proc/{address.process}/fd/{address.descriptor}"
     try:
         about = os.stat(path)
-        same = (about.st_dev, about.st_ino) == address.file and os.readlink(path).startswith(f"/memfd:{_NAME} ")
+        same = (about.st_dev, about.st_ino) == address.file and os.readlink(path).startswith(kind)
         if address.machine != _machine() or not same:
             return None
-        found = os.open(path, os.O_RDWR if writable else os.O_RDONLY)
+        found = os.open(path, flags)
         about = os.fstat(found)
         if (about.st_dev, about.st_ino) != address.file:  # another one by now
             os.close(found)
             return None
     except OSError:
+        return None
+    return found
+
+
+def reached(address: Address, *, writable: bool) -> Region | None:
+    """Another process's anonymous file, once `opened`, or None."""
+    key = address, writable
+    if key in _reached:
+        _reached[key] = _reached.pop(key)  # the last to be dropped
+        return _reached[key]
+    if (found := opened(address, os.O_RDWR if writable else os.O_RDONLY, f"/memfd:{_NAME} ")) is None:
         return None
     while len(_reached) >= _MOST_REACHED:
         _reached.pop(next(iter(_reached))).close()
