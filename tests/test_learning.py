@@ -58,7 +58,7 @@ def test_fit_equals_a_plain_torch_loop_bit_for_bit(name: str, settings: dict[str
     fit(ours, examples, chosen, generator(1, "order"))
 
     kinds = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
-    optimizer = kinds[name](theirs.parameters(), **settings)
+    optimizer = kinds[name](theirs.parameters(), fused=True, **settings)
     order = generator(1, "order")
     for _ in range(3):
         for batch in torch.randperm(50, generator=order).split(16):
@@ -76,7 +76,7 @@ def test_a_parameter_without_a_gradient_stays_and_its_time_with_it(name: str) ->
     ours = [torch.ones(3), torch.ones(4)]
     theirs = [tensor.clone().requires_grad_() for tensor in ours]
     step = optim.make(ours, Settings(optimizer=name, lr=0.1, momentum=0.0, weight_decay=0.01))
-    optimizer = kinds[name](theirs, lr=0.1, weight_decay=0.01)
+    optimizer = kinds[name](theirs, lr=0.1, weight_decay=0.01, fused=True)
     for present in ((True, False), (False, False), (True, True), (True, True)):
         grads = [torch.rand_like(tensor) if there else None for tensor, there in zip(ours, present, strict=True)]
         step(grads, 1.0)
@@ -84,6 +84,23 @@ def test_a_parameter_without_a_gradient_stays_and_its_time_with_it(name: str) ->
             tensor.grad = grad
         optimizer.step()
         assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
+def test_a_gradient_moves_its_own_number_however_either_lies_in_memory(name: str) -> None:
+    torch.manual_seed(0)
+    base = torch.randn(4, 6, 3, 3)
+    params = [base.clone(), base.contiguous(memory_format=torch.channels_last), base.transpose(0, 1).contiguous()]
+    params[2] = params[2].transpose(0, 1)
+    params.append(torch.randn(4, 6, 3, 8)[..., 2:5].copy_(base))  # with gaps
+    steps = [optim.make([p], Settings(optimizer=name, lr=0.1, weight_decay=0.01)) for p in params]
+    for _ in range(3):
+        grad = torch.randn(4, 6, 3, 3)
+        for turn, step in enumerate(steps):
+            step([grad if turn % 2 else grad.contiguous(memory_format=torch.channels_last)], 0.5)
+        for param in params[1:]:
+            torch.testing.assert_close(param, params[0], rtol=1e-6, atol=1e-6)
+    assert not torch.allclose(base, params[0], atol=1e-3)
 
 
 def test_training_lowers_the_loss_and_raises_accuracy() -> None:

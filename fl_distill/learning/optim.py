@@ -18,6 +18,9 @@ BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8
 Step = Callable[[Sequence[Tensor | None], float], None]
 """Applies one update, given a gradient (or None) for each parameter, at this part of the learning rate."""
 
+_Update = Callable[[list[Tensor], list[Tensor], list[int], float], None]
+"""Moves parameters by their gradients, given their places among all and the learning rate."""
+
 
 def schedule(name: str, steps: int) -> Callable[[int], float]:
     """Step 0 … steps - 1 -> part of the learning rate: 1 (`constant`), or (1 + cos(pi step / steps)) / 2 (`cosine`)."""
@@ -33,64 +36,87 @@ def make(params: Sequence[Tensor], settings: Settings) -> Step:
 
 
 def _sgd(params: Sequence[Tensor], settings: Settings) -> Step:
-    """v <- m v + (g + d p), first v = g;  p <- p - lr v  (as torch.optim.SGD, bit for bit)."""
-    velocity: dict[int, Tensor] = {}
-    lr, momentum, decay = settings.lr, settings.momentum, settings.weight_decay
+    """v <- m v + (g + d p), v = 0 at first;  p <- p - lr v  (as torch.optim.SGD(fused=True), bit for bit)."""
+    momentum = settings.momentum
+    velocity = [torch.zeros_like(p) for p in params] if momentum else []
 
-    @torch.no_grad()
-    def step(grads: Sequence[Tensor | None], scale: float) -> None:
-        for at, (param, grad) in enumerate(zip(params, grads, strict=True)):
-            if grad is None:
-                continue
-            update = grad.add(param, alpha=decay) if decay else grad
-            if momentum:
-                if at in velocity:
-                    update = velocity[at].mul_(momentum).add_(update)
-                else:
-                    velocity[at] = update = update.clone()
-            param.add_(update, alpha=-lr * scale)
+    def update(moved: list[Tensor], grads: list[Tensor], there: list[int], rate: float) -> None:
+        torch._fused_sgd_(
+            moved,
+            grads,
+            [velocity[at] for at in there] if momentum else [],
+            weight_decay=settings.weight_decay,
+            momentum=momentum,
+            lr=rate,
+            dampening=0.0,
+            nesterov=False,
+            maximize=False,
+            is_first_step=False,
+        )
 
-    return step
+    return _applied(params, update, settings.lr)
 
 
 def _adam(params: Sequence[Tensor], settings: Settings) -> Step:
-    return _moments(params, settings, decoupled=False)
+    return _moments(params, settings, torch._fused_adam_)
 
 
 def _adamw(params: Sequence[Tensor], settings: Settings) -> Step:
-    return _moments(params, settings, decoupled=True)
+    return _moments(params, settings, torch._fused_adamw_)
 
 
-def _moments(params: Sequence[Tensor], settings: Settings, decoupled: bool) -> Step:
+def _moments(params: Sequence[Tensor], settings: Settings, kernel: Callable[..., object]) -> Step:
     """m <- b1 m + (1 - b1) g;  s <- b2 s + (1 - b2) g^2;  p <- p - lr (m / (1 - b1^t)) / (sqrt(s / (1 - b2^t)) + eps).
 
-    Decay d is added to the gradient (g + d p), or, `decoupled`, taken off the parameter first (p <- p - lr d p). As
-    torch.optim.Adam and AdamW, bit for bit; t counts the gradients of a parameter.
+    Decay d is added to the gradient (g + d p) by Adam, and taken off the parameter first (p <- p - lr d p) by AdamW. As
+    torch.optim.Adam(fused=True) and AdamW(fused=True), bit for bit; t counts the gradients of a parameter.
     Source: Kingma & Ba 2015, arXiv 1412.6980; Loshchilov & Hutter 2019, arXiv 1711.05101.
     """
     means, squares = [torch.zeros_like(p) for p in params], [torch.zeros_like(p) for p in params]
-    counts = [0] * len(params)
-    lr, decay = settings.lr, settings.weight_decay
+    counts = [torch.zeros((), device=p.device) for p in params]
+
+    def update(moved: list[Tensor], grads: list[Tensor], there: list[int], rate: float) -> None:
+        mean, square, count = ([kept[at] for at in there] for kept in (means, squares, counts))
+        torch._foreach_add_(count, 1)
+        kernel(
+            moved,
+            grads,
+            mean,
+            square,
+            [],
+            count,
+            lr=rate,
+            beta1=BETA_1,
+            beta2=BETA_2,
+            weight_decay=settings.weight_decay,
+            eps=EPSILON,
+            amsgrad=False,
+            maximize=False,
+        )
+
+    return _applied(params, update, settings.lr)
+
+
+def _applied(params: Sequence[Tensor], update: _Update, lr: float) -> Step:
+    """`update` for the parameters that have a gradient.
+
+    Its kernel goes through a parameter and its gradient from the first number in memory to the last: both are to lie
+    there in one order, and without gaps.
+    """
+    dense = [p.stride() == torch.empty_like(p, device="meta").stride() for p in params]
 
     @torch.no_grad()
     def step(grads: Sequence[Tensor | None], scale: float) -> None:
-        there = [at for at, grad in enumerate(grads) if grad is not None]
-        if not there:
-            return
-        for at in there:
-            counts[at] += 1
-        moved, given = [params[at] for at in there], [grad for grad in grads if grad is not None]
-        if decay and decoupled:
-            torch._foreach_mul_(moved, 1 - lr * scale * decay)
-        elif decay:
-            given = list(torch._foreach_add(given, moved, alpha=decay))
-        mean, square = [means[at] for at in there], [squares[at] for at in there]
-        torch._foreach_lerp_(mean, given, 1 - BETA_1)
-        torch._foreach_mul_(square, BETA_2)
-        torch._foreach_addcmul_(square, given, given, 1 - BETA_2)
-        roots = torch._foreach_sqrt(square)
-        torch._foreach_div_(roots, [(1 - BETA_2 ** counts[at]) ** 0.5 for at in there])
-        torch._foreach_add_(roots, EPSILON)
-        torch._foreach_addcdiv_(moved, mean, roots, [-(lr * scale / (1 - BETA_1 ** counts[at])) for at in there])
+        there, given, moved = [], [], []
+        for at, (param, grad, whole) in enumerate(zip(params, grads, dense, strict=True)):
+            if grad is not None:
+                there.append(at)
+                moved.append(param if whole else param.contiguous())
+                given.append(grad if grad.stride() == moved[-1].stride() else torch.empty_like(moved[-1]).copy_(grad))
+        if there:
+            update(moved, given, there, lr * scale)
+        for at, new in zip(there, moved, strict=True):
+            if not dense[at]:
+                params[at].copy_(new)
 
     return step
