@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,44 +18,10 @@ from .meeting import together
 from .quantize import quantize_
 from .seeds import derive, generator, seed_torch
 from .store import SiteStore
-
-Scalars = dict[str, int | float]
-Tensors = Mapping[str, Tensor]
+from .task import Outcome, Scalars, Task, Tensors
 
 CALIBRATION = 256
 """Examples of its own, evenly drawn, on which a site corrects the biases of a rounded model, at most."""
-
-
-@dataclass(frozen=True)
-class Task:
-    """What the server asks of a site in one round."""
-
-    round: int
-    weights: Tensors = field(default_factory=dict)
-    """The tensors that arrived."""
-    mu: float = 0.0
-    """Strength of FedProx's proximal term."""
-    work: float = 1.0
-    """Part of its steps that this site gets done."""
-    score: bool = True
-    """Whether to score the site's model on held-out data."""
-    weigh_by_validation: bool = False
-    alone: bool = False
-    """Whether to train the model's twin too, which never hears of others."""
-    needed_from: int = 0
-    """The server can resume no earlier than after this round."""
-    values: Mapping[str, Any] = field(default_factory=dict)
-    """All plain values of the message, for what one algorithm needs alone."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a site answers: numbers, and named groups of tensors."""
-
-    metrics: Scalars
-    tensors: Mapping[str, Tensors] = field(default_factory=dict)
-    bare: bool = False
-    """Whether the tensors are for this package's own strategies alone."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, Message
 from flwr.clientapp import ClientApp
 
 from . import __version__, halves
-from .client import Client, Outcome, Task
+from .client import Client
 from .codec import Latest, encode, payload_bytes, records_of
 from .codec.records import make_records, make_scalars
 from .errors import BadUpdate
@@ -18,6 +18,7 @@ from .jobs import JobOf, site_job
 from .learning import Diverged
 from .mods import Call, FileMemory, quantizing
 from .policy import Policy, Refused
+from .task import Outcome, Task
 from .workplace import Workplace, workplace
 
 Work = Callable[[Client, Task], Outcome]

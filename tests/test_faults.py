@@ -13,9 +13,9 @@ import pytest
 from flwr.app import Message
 
 from fl_distill import cli, client_app
-from fl_distill.client import Task
 from fl_distill.errors import BadUpdate
 from fl_distill.runtime.tasks import FIRST_NODE
+from fl_distill.task import Task
 
 from .conftest import Finished, Launch, command
 

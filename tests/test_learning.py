@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector
 
-from fl_distill.client import Client, Task
+from fl_distill.client import Client
 from fl_distill.data.types import Site, Split
 from fl_distill.learning import (
     Diverged,
@@ -30,6 +30,7 @@ from fl_distill.learning import (
 )
 from fl_distill.learning.fit import batches as batches_of
 from fl_distill.seeds import derive, generator
+from fl_distill.task import Task
 
 
 def net(seed: int = 0) -> nn.Module:

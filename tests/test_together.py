@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from fl_distill import models
-from fl_distill.client import Client, Task
+from fl_distill.client import Client
 from fl_distill.data.types import Site, Split
 from fl_distill.errors import BadUpdate
 from fl_distill.learning import (
@@ -33,6 +33,7 @@ from fl_distill.learning import (
 )
 from fl_distill.meeting import Abandoned, Done, meet, together
 from fl_distill.seeds import generator
+from fl_distill.task import Task
 
 from .conftest import Launch, same
 

@@ -2,7 +2,8 @@
 
 from collections.abc import Callable
 
-from ..client import Client, Outcome, Task
+from ..client import Client
+from ..task import Outcome, Task
 from .alone import alone
 from .by_class import by_class
 from .leaving import KINDS, leaves

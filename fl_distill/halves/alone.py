@@ -2,7 +2,8 @@
 
 from dataclasses import replace
 
-from ..client import Client, Outcome, Task
+from ..client import Client
+from ..task import Outcome, Task
 from .leaving import lets_out
 
 

@@ -4,13 +4,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..client import Client, Outcome, Task
+from ..client import Client
 from ..codec import narrowed
 from ..errors import BadUpdate
 from ..knowledge import class_means
 from ..learning import class_target_loss, predict, prototype_loss
 from ..learning.losses import Loss
 from ..models.views import ByPrototype, WithFeatures
+from ..task import Outcome, Task
 from .leaving import lets_out
 
 Targets = tuple[Tensor, Tensor]

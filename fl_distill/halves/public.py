@@ -4,13 +4,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..client import Client, Outcome, Task
+from ..client import Client
 from ..data.types import Split
 from ..errors import BadUpdate
 from ..knowledge.public import FIXED, public_rows
 from ..learning import Term, digest_loss, on_public, predict, taught, taught_target
 from ..learning.losses import Loss
 from ..learning.transfer import express
+from ..task import Outcome, Task
 from .leaving import lets_out
 from .soft_labels import hear, say
 from .transfer import study_stages

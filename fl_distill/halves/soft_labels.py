@@ -8,9 +8,10 @@ one its own labels refer to (`base`), and a site that does not have it refuses, 
 import torch
 from torch import Tensor
 
-from ..client import Client, Task, Tensors
+from ..client import Client
 from ..codec import narrowed, simplex, soft_labels
 from ..errors import BadUpdate
+from ..task import Task, Tensors
 
 PACKED = 8
 """Up to so many bits, labels are points of a simplex and packed."""

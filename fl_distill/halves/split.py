@@ -2,12 +2,13 @@
 
 import torch
 
-from ..client import Client, Outcome, Task
+from ..client import Client
 from ..codec import narrowed
 from ..data.types import Split
 from ..errors import BadUpdate
 from ..learning import predict, taught, taught_target
 from ..models.views import WithFeatures
+from ..task import Outcome, Task
 from .leaving import lets_out
 
 

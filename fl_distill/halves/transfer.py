@@ -3,13 +3,14 @@
 import torch
 from torch import Tensor, nn
 
-from ..client import Client, Task
+from ..client import Client
 from ..data.types import Split
 from ..errors import BadUpdate
 from ..learning import mean_squared
 from ..learning.losses import attention_distance
 from ..learning.transfer import DEEP, FEATURES, SHALLOW, Attending, Projecting, shows_maps
 from ..seeds import derive, seed_torch
+from ..task import Task
 
 
 def study_stages(client: Client, task: Task, x: Tensor, epochs: float) -> None:

@@ -1,7 +1,8 @@
 """Algorithms that exchange weights: train what arrived, and return it or its gradient."""
 
-from ..client import Client, Outcome, Scalars, Task
+from ..client import Client
 from ..learning import full_gradient
+from ..task import Outcome, Scalars, Task
 from .leaving import lets_out
 
 
