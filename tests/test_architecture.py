@@ -40,7 +40,7 @@ ROOMS: dict[str, set[str]] = {
     | LEAVES,
     "quantize": {"torch"},
     "export": {"torch", "numpy", "onnx", "onnxruntime"} | LEAVES | own("quantize", "learning", "data.types"),
-    "learning": {"torch"} | LEAVES | own("data.types", "models.pixel", "models.stages", "quantize"),
+    "learning": {"torch"} | LEAVES | own("data.types", "models.conv2d", "models.stages", "quantize"),
     "knowledge": {"torch"} | LEAVES,
     "codec": {"torch", "numpy", "zstandard", "flwr.app"} | LEAVES,
     "strategies": {"torch", "flwr.app", "flwr.serverapp"}

@@ -14,6 +14,7 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from fl_distill.asked import Passing
+from fl_distill.collect import never
 from fl_distill.runtime import errand, flower_private, frames, packing
 from fl_distill.runtime.bell import Bell
 from fl_distill.runtime.bundle import Bundle, Unreachable
@@ -115,6 +116,16 @@ def owners(grid: Packing, nodes: list[int]) -> list[int | None]:
     return [records[0][2][0][2] if records else None for records in kept]
 
 
+def test_who_has_an_answer_wakes_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packing, "_LOOK_S", 30.0)
+    with crew(3, 1) as (grid, _, nodes):
+        began = time.monotonic()
+        for node in nodes:  # brought by the engine the first time, then laid where the worker looks
+            ids = grid.push_messages([ask(node, 0.05)])
+            assert list(answers(grid, ids)) == ids
+        assert time.monotonic() - began < 15
+
+
 def test_a_bundle_that_nobody_waits_for_any_more_answers_no_later_one() -> None:
     with crew(4, 1) as (grid, engine, nodes):
         engine.open.clear()
@@ -206,7 +217,7 @@ def test_what_was_handed_over_is_released() -> None:
 
 def test_posting_starts_from_the_beginning_whatever_was_before() -> None:
     reader = Reader(BELL)
-    writer = Writer(Region(os.dup(reader.descriptor), writable=True))
+    writer = Writer(Region(os.dup(reader.descriptor), writable=True), never)
     writer.begin(0)
     writer.put(b"old", [b"x"])
     list(reader.entries())
@@ -221,7 +232,7 @@ def test_posting_starts_from_the_beginning_whatever_was_before() -> None:
     assert writer.posted(1, 0.0) is None
     assert reader.awaited, "for the second"
     assert reader.begun == 0
-    again = Writer(writer._region)
+    again = Writer(writer._region, never)
     again.begin(3)  # nothing is limited any more
     again.put(b"new", [b"y"])
     assert [(head, cut([1])) for head, cut in reader.entries()] == [(b"new", [b"y"])]
@@ -251,7 +262,7 @@ def test_a_worker_that_is_to_begin_no_more_may_still_answer_what_it_has_begun() 
     with flower_private.identity(1):
         metadata = [ask(node).metadata for node in (1001, 1002, 1003)]
     reader = Reader(BELL)
-    writer = Writer(Region(os.dup(reader.descriptor), writable=True), room=200)
+    writer = Writer(Region(os.dup(reader.descriptor), writable=True), never, room=200)
     sent = errand.Errand(1, [Task(at, one, b"", [], 0.0, 0) for at, one in enumerate(metadata)], reader)
     writer.begin(0)
     writer.begin(1)

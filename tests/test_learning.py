@@ -104,6 +104,31 @@ def test_a_gradient_moves_its_own_number_however_either_lies_in_memory(name: str
     assert not torch.allclose(base, params[0], atol=1e-3)
 
 
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
+def test_kinds_of_numbers_and_of_gradients_may_be_mixed(name: str) -> None:
+    torch.manual_seed(0)
+    given = [torch.randn(6, 2, dtype=kind) for kind in (torch.float32, torch.float64, torch.complex64)]
+    grads = [torch.randn_like(tensor) for tensor in given]
+    together, apart = [t.clone() for t in given], [t.clone() for t in given]
+    how = Settings(optimizer=name, lr=0.1, weight_decay=0.01)
+    step, steps = optim.make(together, how), [optim.make([t], how) for t in apart]
+    for _ in range(2):
+        step([grads[0].to_sparse(), *grads[1:]], 1.0)
+        for grad, one in zip(grads, steps, strict=True):
+            one([grad], 1.0)
+    assert all(torch.equal(a, b) for a, b in zip(together, apart, strict=True))
+    assert not any(torch.equal(a, b) for a, b in zip(together, given, strict=True))
+    theirs = given[2].clone().requires_grad_()
+    kinds = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+    optimizer = kinds[name](
+        [theirs], lr=0.1, weight_decay=0.01, **({"momentum": how.momentum} if name == "sgd" else {})
+    )
+    for _ in range(2):
+        theirs.grad = grads[2]
+        optimizer.step()
+    torch.testing.assert_close(together[2], theirs.detach())
+
+
 def test_training_lowers_the_loss_and_raises_accuracy() -> None:
     model, examples = net(), data(200)
     before = evaluate(model, examples)

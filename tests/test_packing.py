@@ -20,8 +20,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fl_distill.asked import Passing
+from fl_distill.collect import never
 from fl_distill.meeting import together
-from fl_distill.runtime import bundle, couriers, flower_private, frames, packing, shared
+from fl_distill.runtime import bell, bundle, couriers, flower_private, frames, packing, shared
 from fl_distill.runtime.balance import Balance
 from fl_distill.runtime.bell import Bell
 from fl_distill.runtime.carrier import carrier
@@ -341,6 +342,9 @@ def forget_reached() -> None:
     for region in shared._reached.values():
         region.close()
     shared._reached.clear()
+    for end in bell._held.values():
+        os.close(end)
+    bell._held.clear()
 
 
 # ------------------------------------------------------------------ the parts
@@ -357,7 +361,7 @@ def test_a_ledger_gives_back_what_was_written_however_little_room_there_is(
     reader = Reader(BELL)
     for _ in range(2):  # the memory serves one writer after the other
         reader.reset()
-        writer = Writer(Region(os.dup(reader.descriptor), writable=True), room)
+        writer = Writer(Region(os.dup(reader.descriptor), writable=True), never, room)
         thread = threading.Thread(target=lambda w=writer: [w.put(*entry) for entry in given_entries])  # type: ignore[misc]
         thread.start()
         seen = []
@@ -373,7 +377,7 @@ def test_a_ledger_gives_back_what_was_written_however_little_room_there_is(
 
 def test_a_writer_that_waits_for_room_can_be_told_to_stop() -> None:
     reader = Reader(BELL)
-    writer = Writer(Region(os.dup(reader.descriptor), writable=True), room=200)
+    writer = Writer(Region(os.dup(reader.descriptor), writable=True), never, room=200)
     for head in (b"a", b"b"):
         writer.put(head, [b"x" * 150])
     reader.limit(0)
@@ -390,7 +394,7 @@ def test_a_ledger_holds_a_few_answers_however_many_come_and_however_late_they_ar
     size: int, count: int, most: int, late: bool
 ) -> None:
     reader = Reader(BELL)
-    writer = Writer(Region(os.dup(reader.descriptor), writable=True))
+    writer = Writer(Region(os.dup(reader.descriptor), writable=True), never)
     thread = threading.Thread(target=lambda: [writer.put(b"", [bytes(size)]) for _ in range(count)])
     thread.start()
     seen, until = 0, time.monotonic() + 20
@@ -406,7 +410,7 @@ def test_a_ledger_holds_a_few_answers_however_many_come_and_however_late_they_ar
 
 def test_a_writer_begins_no_more_than_it_may_and_says_what_it_tried() -> None:
     reader = Reader(BELL)
-    writer = Writer(Region(os.dup(reader.descriptor), writable=True))
+    writer = Writer(Region(os.dup(reader.descriptor), writable=True), never)
     writer.begin(0)
     reader.limit(2)
     writer.begin(1)

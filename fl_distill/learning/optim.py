@@ -1,7 +1,7 @@
 """Optimisers of local training.
 
-They are written out here: making the first `torch.optim` object imports torch's compiler, about a second in every
-process, and what it does around an update takes longer than the update of a small model.
+They are torch's own kernels without `torch.optim`: making its first object imports torch's compiler, about a second in
+every process, and what it does around an update takes longer than the update of a small model.
 """
 
 import math
@@ -38,7 +38,7 @@ def make(params: Sequence[Tensor], settings: Settings) -> Step:
 def _sgd(params: Sequence[Tensor], settings: Settings) -> Step:
     """v <- m v + (g + d p), v = 0 at first;  p <- p - lr v  (as torch.optim.SGD(fused=True), bit for bit)."""
     momentum = settings.momentum
-    velocity = [torch.zeros_like(p) for p in params] if momentum else []
+    velocity = _zeros(params) if momentum else []
 
     def update(moved: list[Tensor], grads: list[Tensor], there: list[int], rate: float) -> None:
         torch._fused_sgd_(
@@ -72,7 +72,7 @@ def _moments(params: Sequence[Tensor], settings: Settings, kernel: Callable[...,
     torch.optim.Adam(fused=True) and AdamW(fused=True), bit for bit; t counts the gradients of a parameter.
     Source: Kingma & Ba 2015, arXiv 1412.6980; Loshchilov & Hutter 2019, arXiv 1711.05101.
     """
-    means, squares = [torch.zeros_like(p) for p in params], [torch.zeros_like(p) for p in params]
+    means, squares = _zeros(params), _zeros(params)
     counts = [torch.zeros((), device=p.device) for p in params]
 
     def update(moved: list[Tensor], grads: list[Tensor], there: list[int], rate: float) -> None:
@@ -98,25 +98,45 @@ def _moments(params: Sequence[Tensor], settings: Settings, kernel: Callable[...,
 
 
 def _applied(params: Sequence[Tensor], update: _Update, lr: float) -> Step:
-    """`update` for the parameters that have a gradient.
+    """`update` for the parameters that have a gradient, those of one kind at a time.
 
-    Its kernel goes through a parameter and its gradient from the first number in memory to the last: both are to lie
-    there in one order, and without gaps.
+    Its kernel goes through a parameter, its gradient and its state from the first number in memory to the last: all
+    lie there in one order, and without gaps.
     """
-    dense = [p.stride() == torch.empty_like(p, device="meta").stride() for p in params]
+    kinds: dict[tuple[torch.device, torch.dtype], list[int]] = {}
+    for at, param in enumerate(params):
+        kinds.setdefault((param.device, param.dtype), []).append(at)
 
     @torch.no_grad()
     def step(grads: Sequence[Tensor | None], scale: float) -> None:
-        there, given, moved = [], [], []
-        for at, (param, grad, whole) in enumerate(zip(params, grads, dense, strict=True)):
-            if grad is not None:
-                there.append(at)
-                moved.append(param if whole else param.contiguous())
-                given.append(grad if grad.stride() == moved[-1].stride() else torch.empty_like(moved[-1]).copy_(grad))
-        if there:
-            update(moved, given, there, lr * scale)
-        for at, new in zip(there, moved, strict=True):
-            if not dense[at]:
-                params[at].copy_(new)
+        for alike in kinds.values():
+            there = [at for at in alike if grads[at] is not None]
+            moved = [_dense(_real(params[at])) for at in there]
+            given = [_as_lies(_real(grads[at]), new) for at, new in zip(there, moved, strict=True)]  # type: ignore[arg-type]
+            if there:
+                update(moved, given, there, lr * scale)
+            for at, new in zip(there, moved, strict=True):
+                if new.data_ptr() != params[at].data_ptr():
+                    _real(params[at]).copy_(new)
 
     return step
+
+
+def _zeros(params: Sequence[Tensor]) -> list[Tensor]:
+    return [torch.zeros_like(_dense(_real(p.detach()))) for p in params]
+
+
+def _real(tensor: Tensor) -> Tensor:
+    """Complex numbers as pairs."""
+    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
+
+
+def _dense(tensor: Tensor) -> Tensor:
+    """Itself, or a copy without gaps."""
+    return tensor if tensor.stride() == torch.empty_like(tensor, device="meta").stride() else tensor.contiguous()
+
+
+def _as_lies(grad: Tensor, param: Tensor) -> Tensor:
+    """`grad` in the order in memory of `param`; of a sparse one all of it."""
+    grad = grad if grad.layout == torch.strided else grad.to_dense()
+    return grad if grad.stride() == param.stride() else torch.empty_like(param).copy_(grad)

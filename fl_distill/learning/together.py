@@ -5,6 +5,7 @@ each operation works on the stacked tensors of K models (`torch.func`). The resu
 the same, bit for bit, whatever the others are and however many: so that it depends on no division of the work.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from ..data.types import Split
-from ..models.pixel import PixelConv2d
+from ..models.conv2d import Conv2d
 from . import optim
 from .fit import Augment, Trained, batches
 from .settings import Settings
@@ -21,12 +22,14 @@ from .settings import Settings
 Weights = dict[str, Tensor]
 
 _SAFE = (
-    *(nn.Linear, nn.Conv2d, PixelConv2d, nn.Flatten, nn.Identity, nn.ReLU, nn.GELU, nn.Tanh, nn.Sigmoid),
+    *(nn.Linear, Conv2d, nn.Flatten, nn.Identity, nn.ReLU, nn.GELU, nn.Tanh, nn.Sigmoid),
     *(nn.LayerNorm, nn.GroupNorm, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d),
 )
 """What treats each example by itself, draws no random numbers and keeps nothing."""
 LARGEST = 1 << 18
 """Parameters of a model that is worth it: of larger ones the work itself is what takes the time."""
+GRAIN = 8
+"""Numbers in 32 bytes: a matrix in a stack that begins elsewhere is multiplied in another way, with other roundings."""
 MOST_WORK = 4_000_000
 """Multiplications of one step of one model, above which it does not pay (measured, see docs/performance.md)."""
 
@@ -50,9 +53,9 @@ def can_be_stacked(model: nn.Module, settings: Settings) -> bool:
     leaves = [module for module in model.modules() if not any(module.children())]
     safe = all(type(module) in _SAFE or _is_off(module) for module in leaves)
     plain = settings.optimizer == "sgd" and not settings.quantization_aware and settings.device == "cpu"
-    return (
-        plain and safe and not any(True for _ in model.buffers()) and all(p.requires_grad for p in model.parameters())
-    )
+    even = all(module.weight.numel() % GRAIN == 0 for module in leaves if isinstance(module, nn.Linear))
+    all_of_it = not any(True for _ in model.buffers()) and all(p.requires_grad for p in model.parameters())
+    return plain and safe and even and all_of_it
 
 
 def pays(model: nn.Module, input_shape: Sequence[int], settings: Settings) -> bool:
@@ -93,7 +96,7 @@ def fit_together(model: nn.Module, lessons: Sequence[Lesson], settings: Settings
     own = [replace(one, weights=dict(one.weights), generator=one.generator.clone_state()) for one in lessons]
     by_width: dict[int, list[Lesson]] = {}
     for lesson in own:
-        by_width.setdefault(_width(len(lesson.data), settings.batch_size), []).append(lesson)
+        by_width.setdefault(_width(model, len(lesson.data), settings.batch_size), []).append(lesson)
     done: dict[int, Trained] = {}
     for width, alike in by_width.items():
         plans = [settings.planned_steps(len(lesson.data), lesson.work) for lesson in alike]
@@ -209,9 +212,15 @@ def _clip(grads: Weights, largest: float) -> None:
         grad.mul_(scale.view(-1, *[1] * (grad.dim() - 1)))
 
 
-def _width(examples: int, batch_size: int) -> int:
-    """Rows of every batch of a site: those of a full one, or where there is none the next power of 2."""
-    return min(batch_size, 1 << (examples - 1).bit_length())
+def _width(model: nn.Module, examples: int, batch_size: int) -> int:
+    """Rows of every batch of a site: those of a full one, or where there is none the next power of 2.
+
+    A few more where a linear layer's rows would not be a multiple of `GRAIN` numbers otherwise.
+    """
+    rows = min(batch_size, 1 << (examples - 1).bit_length())
+    layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    step = math.lcm(*(GRAIN // math.gcd(GRAIN, side) for one in layers for side in (one.in_features, one.out_features)))
+    return -(-rows // step) * step
 
 
 def _is_ours(module: nn.Module) -> bool:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fl_distill.errors import ConfigError
-from fl_distill.models.pixel import watch_for_pixels
+from fl_distill.models.conv2d import own_convolutions
 from fl_distill.models.projected import projected
 from fl_distill.targets import TARGET, resolve
 
@@ -37,7 +37,7 @@ def build(
         model = _call(spec[TARGET], builder, tuple(input_shape), classes, params)
         if feature_width is not None:
             model = _widened(spec[TARGET], model, feature_width, classes, input_shape)
-        return watch_for_pixels(model)
+        return own_convolutions(model)
 
 
 def _widened(target: str, model: nn.Module, width: int, classes: int, input_shape: tuple[int, ...]) -> nn.Module:

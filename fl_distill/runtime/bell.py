@@ -40,17 +40,19 @@ class Bell:
 
 def rope(address: Address) -> Callable[[], None] | None:
     """What rings the bell there; None where it is out of reach. Ringing what is gone does no harm."""
-    if address not in _held:
-        if (found := opened(address, os.O_WRONLY | os.O_NONBLOCK, "pipe:")) is None:
-            return None
+    if address in _held:
+        _held[address] = _held.pop(address)  # the last to be dropped
+    elif (found := opened(address, os.O_WRONLY | os.O_NONBLOCK, "pipe:")) is None:
+        return None
+    else:
         while len(_held) >= _MOST_HELD:
             os.close(_held.pop(next(iter(_held))))
         _held[address] = found
-    end = _held[address]
 
     def ring() -> None:
-        with contextlib.suppress(OSError):  # full, so somebody has rung; or nobody is there
-            os.write(end, b"\0")
+        if (end := _held.get(address)) is not None:  # by now its number may be another file's
+            with contextlib.suppress(OSError):  # full, so somebody has rung; or nobody is there
+                os.write(end, b"\0")
 
     return ring
 

@@ -1,8 +1,9 @@
 """Several sites' messages as one: the records that they share once, and answers one by one.
 
-The head is JSON: `memory`, where the sender's shared memory is, or nothing; `places` of the buffers, in the shared
-memory or in this message; `contents`, each the description of records and the numbers of its buffers; `orders`, one for
-each site: metadata, number of the content, description of the site's state, the numbers of its buffers, seed.
+The head is JSON: `memory`, where the sender's shared memory and its bell are, or nothing; `places` of the buffers, in
+the shared memory or in this message; `contents`, each the description of records and the numbers of its buffers;
+`orders`, one for each site: metadata, number of the content, description of the site's state, the numbers of its
+buffers, seed.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +14,7 @@ from typing import Any, final
 
 from flwr.app import Array, ArrayRecord, Error, Message, RecordDict
 
+from ..collect import never
 from . import frames
 from .bell import rope
 from .ledger import Reader, Writer
@@ -107,7 +109,7 @@ class Bundle:
         if head["memory"]:
             shared, ledger, bell = head["memory"]
             library = _reach(shared, writable=False)
-            self.ledger = Writer(_reach(ledger, writable=True), ring=_rope(bell))
+            self.ledger = Writer(_reach(ledger, writable=True), rope(_address(bell)) or never)
             self.desk = Desk(self.ledger, library, head["stay"])
             self.ledger.begin(0)  # from here on it is this worker's turn: reading a large model takes a while
         self._buffers: list[bytes] = []
@@ -153,12 +155,6 @@ class Desk:
 
 def _reach(fields: Sequence[Any], writable: bool) -> Region:
     if (found := reached(_address(fields), writable=writable)) is None:
-        raise Unreachable
-    return found
-
-
-def _rope(fields: Sequence[Any]) -> Callable[[], None]:
-    if (found := rope(_address(fields))) is None:
         raise Unreachable
     return found
 

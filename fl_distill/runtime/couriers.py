@@ -50,6 +50,7 @@ class Couriers:
         self._idle: list[Reader] = []
         self._nodes: list[int] = []
         self._out: dict[str, Errand] = {}
+        self._done: set[tuple[Errand, bool]] = set()
         self.shared = shared
         """Whether memory that server and workers share can be reached from everywhere, as far as is known."""
 
@@ -142,10 +143,11 @@ class Couriers:
         """Whether it will soon be known what a worker that was to begin no more has begun."""
         return any(errand.limited for errand in self._out.values())
 
-    @property
-    def any_ready(self) -> bool:
-        """Whether a worker has answered all of its bundle."""
-        return any(errand.answered_all for errand in self._out.values())
+    def any_newly_done(self) -> bool:
+        """Whether a worker has answered all of its bundle, or waits for another, that had not at the last call."""
+        done = {(errand, errand.awaits_more) for errand in self._out.values() if errand.answered_all}
+        before, self._done = self._done, done
+        return not done <= before
 
     def replies(self) -> Iterator[tuple[str, Errand, Message]]:
         """The engine's answers that have come."""

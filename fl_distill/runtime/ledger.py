@@ -22,7 +22,6 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import final
 
-from ..collect import never
 from .bell import Bell
 from .shared import Region, anonymous_file
 
@@ -58,7 +57,7 @@ class _Side:
 class Writer(_Side):
     """The side that has answers; `ring` wakes the other one."""
 
-    def __init__(self, region: Region, room: int = ROOM, ring: Callable[[], None] = never) -> None:
+    def __init__(self, region: Region, ring: Callable[[], None], room: int = ROOM) -> None:
         super().__init__(region)
         self._room, self._written, self._lying, self._ring = room, 0, 0, ring
 

@@ -186,7 +186,7 @@ class Packing(Passing):
 
     def _work(self) -> None:
         self._drain_all()
-        if (now := time.monotonic()) >= self._next_look or self._couriers.any_ready:
+        if (now := time.monotonic()) >= self._next_look or self._couriers.any_newly_done():
             self._look(now)
             self._next_look = time.monotonic() + self._pause_s
 

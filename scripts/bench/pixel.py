@@ -16,7 +16,7 @@ from torch import nn
 from fl_distill import models
 from fl_distill.data.types import Split
 from fl_distill.learning import Settings, fit, predict
-from fl_distill.models.pixel import watch_for_pixels
+from fl_distill.models.conv2d import own_convolutions
 from fl_distill.runtime.memory import keep_freed_memory
 
 SHAPE, STEPS, TIMES, CLASSES = (3, 32, 32), 2, 5, 10
@@ -38,7 +38,7 @@ def row(name: str) -> str:
     draw = torch.Generator().manual_seed(0)
     data = Split(torch.randn(256, *SHAPE, generator=draw), torch.randint(0, CLASSES, (256,), generator=draw))
     settings = Settings(lr=0.01, batch_size=32, steps=STEPS)
-    both = [CASES[name](SHAPE, CLASSES), watch_for_pixels(CASES[name](SHAPE, CLASSES))]
+    both = [CASES[name](SHAPE, CLASSES), own_convolutions(CASES[name](SHAPE, CLASSES))]
     steps: list[list[float]] = [[], []]
     scores: list[list[float]] = [[], []]
     for _ in range(TIMES + 1):  # the first time pays for what is made once

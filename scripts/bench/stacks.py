@@ -14,6 +14,7 @@ from torch import nn
 from fl_distill import models
 from fl_distill.data.types import Split
 from fl_distill.learning import Lesson, Settings, fit, fit_together
+from fl_distill.models.conv2d import own_convolutions
 
 STEPS, SITES, TIMES, CLASSES = 2, 25, 5, 10
 CASES: dict[str, tuple[Callable[..., nn.Module], tuple[int, ...]]] = {
@@ -39,7 +40,7 @@ def least(work: Callable[[], object]) -> float:
 
 def measured(name: str, batch: int) -> tuple[float, float]:
     make, shape = CASES[name]
-    model, how = make(shape, CLASSES), Settings(batch_size=batch, steps=STEPS)
+    model, how = own_convolutions(make(shape, CLASSES)), Settings(batch_size=batch, steps=STEPS)
     draw = torch.Generator().manual_seed(0)
     x = torch.randn(STEPS * batch, *shape, generator=draw)
     data = Split(x, torch.randint(0, CLASSES, (len(x),), generator=draw))

@@ -11,14 +11,14 @@ from torch import nn
 from fl_distill.learning import Settings
 from fl_distill.learning.together import can_be_stacked
 from fl_distill.models.build import build
-from fl_distill.models.pixel import PixelConv2d, watch_for_pixels
+from fl_distill.models.conv2d import Conv2d, own_convolutions
 from fl_distill.seeds import generator
 
 SMALL = st.integers(1, 4)
 
 
 def watched(convolution: nn.Conv2d) -> nn.Module:
-    return watch_for_pixels(copy.deepcopy(convolution))
+    return own_convolutions(copy.deepcopy(convolution))
 
 
 def gradients(module: nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
@@ -30,7 +30,7 @@ def gradients(module: nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
 
 def linear_calls(module: nn.Module, x: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> int:
     calls, linear = [], nn.functional.linear
-    monkeypatch.setattr("fl_distill.models.pixel.F.linear", lambda *args: calls.append(args) or linear(*args))
+    monkeypatch.setattr("fl_distill.models.conv2d.F.linear", lambda *args: calls.append(args) or linear(*args))
     module(x)
     return len(calls)
 
@@ -93,7 +93,7 @@ def test_it_is_linear_where_one_pixel_is_left(
 def test_models_that_are_built_have_them() -> None:
     model = build({"_target_": "fl_distill.models.resnet8"}, (3, 8, 8), 10, 0)
     kinds = {type(module) for module in model.modules() if isinstance(module, nn.Conv2d)}
-    assert kinds == {PixelConv2d}
+    assert kinds == {Conv2d}
     assert can_be_stacked(build({"_target_": "fl_distill.models.cnn"}, (1, 8, 8), 10, 0), Settings())
 
 
