@@ -59,6 +59,7 @@ def test_it_wakes_once_for_all_that_was_rung_before(bell: Bell) -> None:
     assert waited(bell) < LONG / 2
     while bell._poll.poll(0):  # the rest of what a full pipe holds
         bell.wait(0)
+    assert waited(bell, 0.05) > 0.04
     threading.Timer(0.05, ring).start()
     assert waited(bell) < LONG / 2
 

@@ -90,6 +90,20 @@ def test_it_is_linear_where_one_pixel_is_left(
     torch.testing.assert_close(watched(convolution)(x), convolution(x))
 
 
+@pytest.mark.parametrize("outputs", [6, 8])
+@pytest.mark.parametrize("padding_mode", ["zeros", "reflect"])
+@pytest.mark.parametrize("shape", [(5, 2, 3, 6, 7), (5, 3, 6, 7)])
+def test_nothing_else_comes_out_of_a_stack(shape: tuple[int, ...], padding_mode: str, outputs: int) -> None:
+    plain = nn.Conv2d(3, outputs, 3, padding=1, padding_mode=padding_mode, dtype=torch.float64)
+    own, x = watched(plain), torch.randn(*shape, dtype=torch.float64)
+    weights = {name: torch.stack([p * at for at in range(5)]) for name, p in plain.state_dict().items()}
+
+    def said(module: nn.Module) -> torch.Tensor:
+        return torch.func.vmap(lambda w, one: torch.func.functional_call(module, w, (one,)))(weights, x)
+
+    torch.testing.assert_close(said(own), said(plain))
+
+
 def test_models_that_are_built_have_them() -> None:
     model = build({"_target_": "fl_distill.models.resnet8"}, (3, 8, 8), 10, 0)
     kinds = {type(module) for module in model.modules() if isinstance(module, nn.Conv2d)}

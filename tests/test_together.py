@@ -58,7 +58,18 @@ def eights(shape: tuple[int, ...], classes: int) -> nn.Module:
     return nn.Sequential(nn.Conv2d(shape[0], 8, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 49, classes))
 
 
-BUILT |= {"odd": (odd, (3, 5, 5)), "eights": (eights, (3, 7, 7)), "eights of grey": (eights, (1, 7, 7))}
+def smooth(shape: tuple[int, ...], classes: int) -> nn.Module:
+    """What else is taken for safe, of sizes that vectors of sixteen do not divide."""
+    layers = [nn.Linear(shape[0], 8), nn.GELU(), nn.Linear(8, 8), nn.LayerNorm(8), nn.Tanh(), nn.GroupNorm(2, 8)]
+    return nn.Sequential(*layers, nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, classes))
+
+
+BUILT |= {
+    "smooth": (smooth, (16,)),
+    "odd": (odd, (3, 5, 5)),
+    "eights": (eights, (3, 7, 7)),
+    "eights of grey": (eights, (1, 7, 7)),
+}
 
 
 def built(name: str) -> tuple[nn.Module, tuple[int, ...]]:
@@ -158,6 +169,12 @@ def test_one_that_diverges_harms_no_other() -> None:
     for at in (0, 2):
         assert done[at].checked(how) == done[at]
         assert all(torch.isfinite(tensor).all() for tensor in lessons[at].weights.values())
+
+
+def test_what_would_be_rounded_in_another_way_in_other_company_is_not_stacked() -> None:
+    for module in (nn.Conv2d(4, 8, 3), nn.Linear(13, 2), nn.Sigmoid()):
+        assert not can_be_stacked(nn.Sequential(nn.Linear(8, 8), module), Settings())
+    assert can_be_stacked(own_convolutions(nn.Sequential(nn.Conv2d(4, 8, 3))), Settings())
 
 
 def test_what_is_stacked() -> None:

@@ -106,17 +106,21 @@ def _applied(params: Sequence[Tensor], update: _Update, lr: float) -> Step:
     kinds: dict[tuple[torch.device, torch.dtype], list[int]] = {}
     for at, param in enumerate(params):
         kinds.setdefault((param.device, param.dtype), []).append(at)
+    plain = [not param.is_complex() and _dense(param) is param for param in params]
 
     @torch.no_grad()
     def step(grads: Sequence[Tensor | None], scale: float) -> None:
         for alike in kinds.values():
-            there = [at for at in alike if grads[at] is not None]
-            moved = [_dense(_real(params[at])) for at in there]
-            given = [_as_lies(_real(grads[at]), new) for at, new in zip(there, moved, strict=True)]  # type: ignore[arg-type]
+            there, moved, given = [], [], []
+            for at in alike:
+                if (grad := grads[at]) is not None:
+                    there.append(at)
+                    moved.append(params[at] if plain[at] else _dense(_real(params[at])))
+                    given.append(_as_lies(grad, moved[-1]))
             if there:
                 update(moved, given, there, lr * scale)
             for at, new in zip(there, moved, strict=True):
-                if new.data_ptr() != params[at].data_ptr():
+                if not plain[at]:
                     _real(params[at]).copy_(new)
 
     return step
@@ -138,5 +142,8 @@ def _dense(tensor: Tensor) -> Tensor:
 
 def _as_lies(grad: Tensor, param: Tensor) -> Tensor:
     """`grad` in the order in memory of `param`; of a sparse one all of it."""
-    grad = grad if grad.layout == torch.strided else grad.to_dense()
+    if grad.layout != torch.strided:
+        grad = grad.to_dense()
+    if grad.is_complex():
+        grad = _real(grad.resolve_conj())
     return grad if grad.stride() == param.stride() else torch.empty_like(param).copy_(grad)

@@ -22,10 +22,14 @@ from .settings import Settings
 Weights = dict[str, Tensor]
 
 _SAFE = (
-    *(nn.Linear, Conv2d, nn.Flatten, nn.Identity, nn.ReLU, nn.GELU, nn.Tanh, nn.Sigmoid),
+    *(nn.Linear, Conv2d, nn.Flatten, nn.Identity, nn.ReLU, nn.GELU, nn.Tanh),
     *(nn.LayerNorm, nn.GroupNorm, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d),
 )
-"""What treats each example by itself, draws no random numbers and keeps nothing."""
+"""What treats each example by itself, draws no random numbers, keeps nothing, and gives the same bits in any company.
+
+`nn.Sigmoid` does not, whose last few numbers of all are rounded otherwise; nor a plain `nn.Conv2d`, of which
+`models.conv2d.own_convolutions` makes one that does, as it is done with every configured model.
+"""
 LARGEST = 1 << 18
 """Parameters of a model that is worth it: of larger ones the work itself is what takes the time."""
 GRAIN = 8
@@ -49,6 +53,7 @@ def can_be_stacked(model: nn.Module, settings: Settings) -> bool:
     """Whether `fit_together` can train this model as `settings` say, as far as its layers tell.
 
     What a `forward` of one's own does beside them, nobody sees: it must treat each example by itself and draw nothing.
+    Of linear layers weights must be a multiple of `GRAIN`.
     """
     leaves = [module for module in model.modules() if not any(module.children())]
     safe = all(type(module) in _SAFE or _is_off(module) for module in leaves)
@@ -63,7 +68,8 @@ def pays(model: nn.Module, input_shape: Sequence[int], settings: Settings) -> bo
     own = all(type(module) in (*_SAFE, nn.Dropout, nn.Sequential) or _is_ours(module) for module in model.modules())
     if not own or sum(p.numel() for p in model.parameters()) > LARGEST:
         return False
-    return settings.batch_size * multiplications(model, input_shape) <= MOST_WORK
+    rows = _width(model, settings.batch_size, settings.batch_size)
+    return rows * multiplications(model, input_shape) <= MOST_WORK
 
 
 def multiplications(model: nn.Module, input_shape: Sequence[int]) -> int:
@@ -90,8 +96,8 @@ def multiplications(model: nn.Module, input_shape: Sequence[int]) -> int:
 def fit_together(model: nn.Module, lessons: Sequence[Lesson], settings: Settings, mu: float = 0.0) -> list[Trained]:
     """Minimise the cross-entropy plus mu / 2 ||w - w_0||^2 of each lesson's weights by mini-batches, all at once.
 
-    `model` says what the weights are of; its own are not used. A loss that is not finite means that the lesson
-    diverged; the others are none the worse for it. What is raised leaves every lesson as it was.
+    `model`, which `can_be_stacked`, says what the weights are of; its own are not used. A loss that is not finite means
+    that the lesson diverged; the others are none the worse for it. What is raised leaves every lesson as it was.
     """
     own = [replace(one, weights=dict(one.weights), generator=one.generator.clone_state()) for one in lessons]
     by_width: dict[int, list[Lesson]] = {}

@@ -40,7 +40,7 @@ class Conv2d(nn.Conv2d):
         weight = F.pad(self.weight, (0, 0, 0, 0, 0, more_in, 0, more_out))
         bias = None if self.bias is None else F.pad(self.bias, (0, more_out))
         out: Tensor = self._conv_forward(F.pad(x, (0, 0, 0, 0, 0, more_in)), weight, bias)
-        return out[:, : self.out_channels]
+        return out.narrow(-3, 0, self.out_channels)
 
     def _gives_one_pixel(self, x: Tensor, padding: tuple[int, ...]) -> bool:
         plain = self.groups == 1 and self.dilation == (1, 1) and self.padding_mode == "zeros"

@@ -40,19 +40,18 @@ class Bell:
 
 def rope(address: Address) -> Callable[[], None] | None:
     """What rings the bell there; None where it is out of reach. Ringing what is gone does no harm."""
-    if address in _held:
-        _held[address] = _held.pop(address)  # the last to be dropped
-    elif (found := opened(address, os.O_WRONLY | os.O_NONBLOCK, "pipe:")) is None:
+    if (end := _held.pop(address, None)) is None:
+        end = opened(address, os.O_WRONLY | os.O_NONBLOCK, "pipe:")
+    if end is None:
         return None
-    else:
-        while len(_held) >= _MOST_HELD:
-            os.close(_held.pop(next(iter(_held))))
-        _held[address] = found
+    while len(_held) >= _MOST_HELD:
+        os.close(_held.pop(next(iter(_held))))
+    _held[address] = end  # the last to be dropped
 
     def ring() -> None:
-        if (end := _held.get(address)) is not None:  # by now its number may be another file's
+        if (held := _held.get(address)) is not None:  # else its number may be another file's by now
             with contextlib.suppress(OSError):  # full, so somebody has rung; or nobody is there
-                os.write(end, b"\0")
+                os.write(held, b"\0")
 
     return ring
 

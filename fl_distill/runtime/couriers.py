@@ -88,6 +88,7 @@ class Couriers:
         content, errand.borrowed = pack(tasks, self._states, self._library, ledger, self._stay_s)
         errand.borrowed.append(item := self._library.borrow(content))
         self._library.release(before.borrowed)
+        before.borrowed = []
         self._out[key] = errand
         ledger.post(item.offset, len(content))
 
@@ -188,3 +189,4 @@ class Couriers:
         self._library.close()
         self._bell.close()
         self._idle.clear()
+        self._done.clear()
