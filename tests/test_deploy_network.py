@@ -213,7 +213,7 @@ def test_a_tracked_run_continues_under_its_own_id(network: Network, tmp_path: Pa
     """W&B is offline; its run goes on after the ServerApp was killed."""
     place = tmp_path / "run"
     with network.run(place, *TASK, "rounds=6", "track.wandb=true", f"hydra.run.dir={place}") as command:
-        until(lambda: rows(place), "a round")
+        until(lambda: [*(place / "checkpoints").glob("round-*.safetensors")], "a saved round")
         assert kill_all("flwr-serverapp", str(network.inner)) >= 1
         assert command.wait(100) == 1
     with network.run(place, f"resume={place}") as command:
