@@ -65,21 +65,30 @@ def bare() -> Aggregate:
     """What the machine can: numbers added in place, and nothing looked at."""
 
     def added(replies: Iterable[Message]) -> object:
-        models = (list(map(numbers, reply.content.array_records["arrays"].values())) for reply in replies)
+        models = map(parts, replies)
         sums = [part * 0.1 for part in next(models)]
-        for parts in models:
-            torch._foreach_add_(sums, parts, alpha=0.1)
+        for more in models:
+            torch._foreach_add_(sums, more, alpha=0.1)
         return sums
 
     return added
 
 
+def reading() -> Aggregate:
+    """What it takes to see that numbers are finite, however they are added afterwards."""
+    return lambda replies: [float(torch.dot(part, part)) for reply in replies for part in parts(reply)]
+
+
+def parts(reply: Message) -> list[Tensor]:
+    return [numbers(array) for array in reply.content.array_records["arrays"].values()]
+
+
 def numbers(array: Array) -> Tensor:
-    """What lies behind the header."""
+    """What lies behind the header, as a vector."""
     return torch.frombuffer(array.data, dtype=torch.float32, offset=len(array.data) - 4 * math.prod(array.shape))
 
 
-CASES = {"fl-distill": ours, "flower": stock, "adding alone": bare}
+CASES = {"fl-distill": ours, "flower": stock, "adding alone": bare, "reading alone": reading}
 
 
 def replies(count: int, record: Callable[[int], ArrayRecord]) -> Iterator[Message]:
