@@ -10,6 +10,9 @@ from .rows import Row
 from .tracking.spent import PHASES
 
 TRAFFIC = ("bytes_up", "bytes_down", "knowledge_up", "knowledge_down")
+TOTALS = ("wall_s", *TRAFFIC)
+NOTED = ("open", "best", "stale", "totals", "logged", "last", "failures")
+"""The fields of `Progress` that are plain values."""
 
 
 @dataclass
@@ -24,7 +27,7 @@ class Progress:
     best_arrays: ArrayRecord | None = None
     stale: int = 0
     """Closed rows since the best one."""
-    totals: dict[str, float] = field(default_factory=lambda: {"wall_s": 0.0, **dict.fromkeys(TRAFFIC, 0)})
+    totals: dict[str, float] = field(default_factory=lambda: dict.fromkeys(TOTALS, 0))
     logged: int = 0
     """The last round whose row was written."""
     last: Row | None = None
@@ -37,7 +40,7 @@ class Progress:
 
         A row is the best so far where its validation accuracy is more than `min_delta` above that of the one before.
         """
-        for key in ("wall_s", *TRAFFIC):
+        for key in TOTALS:
             self.totals[key] += row[key]
         for key in [key for key in PHASES if key in row]:
             self.totals[key] = self.totals.get(key, 0.0) + row[key]

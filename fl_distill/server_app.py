@@ -1,6 +1,5 @@
 """The Flower ServerApp: wiring between a job, a strategy, the round loop and what a run leaves behind."""
 
-import os
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -17,10 +16,10 @@ from .checkpoint import Checkpoints, Saved
 from .codec import decode, encode
 from .collect import Collector, never
 from .errors import ConfigError, RunStopped, told
-from .files import save_tensors
+from .final_models import keep_models
 from .jobs import run_job
 from .learning import evaluate
-from .progress import Progress
+from .progress import NOTED, Progress
 from .registered import Registered
 from .roster import Member, Roster
 from .rounds import Hooks, Rounds
@@ -180,14 +179,8 @@ class _Server:
         return Progress(
             round=saved.round,
             arrays=encode(saved.arrays, bare=not self._strategy.has_server_model),
-            open=notes["open"],
-            best=notes["best"],
             best_arrays=encode(saved.selected) if saved.selected else None,
-            stale=notes["stale"],
-            totals=notes["totals"],
-            logged=notes["logged"],
-            last=notes["last"],
-            failures=notes.get("failures", {}),
+            **{key: notes[key] for key in NOTED if key in notes},
         )
 
     def _initial(self) -> ArrayRecord:
@@ -238,8 +231,7 @@ class _Server:
         self._observers.round_done(row)
 
     def _save(self, progress: Progress) -> None:
-        noted = ("open", "best", "stale", "totals", "logged", "last", "failures")
-        notes = {key: getattr(progress, key) for key in noted} | {"trackers": self._observers.state()}
+        notes = {key: getattr(progress, key) for key in NOTED} | {"trackers": self._observers.state()}
         best = progress.best_arrays
         self._checkpoints.save(
             Saved(
@@ -255,22 +247,14 @@ class _Server:
     # ------------------------------------------------------------ the end
 
     def _keep_models(self, progress: Progress) -> None:
-        """The server's models as `models/server…`, its selected ones, and the model that each site would deploy."""
-        folder, shared = self._place.folder / "models", self._strategy.has_server_model
-        final = self._models(progress.arrays)
-        files = {
-            name: folder / (f"server-{name}.safetensors" if len(final) > 1 else "server.safetensors") for name in final
-        }
-        for name, weights in final.items():
-            save_tensors(files[name], weights)
-        for name, weights in self._models(progress.best_arrays or progress.arrays).items() if shared else ():
-            save_tensors(files[name].with_name(files[name].name.replace("server", "selected", 1)), weights)
-        for member in self._roster.members:
-            own = SiteStore(self._place.folder / "sites", member.name).load(before=progress.round + 1)
-            if shared and member.model in files:
-                _link(files[member.model], folder / f"{member.name}.safetensors")
-            elif own is not None:
-                save_tensors(folder / f"{member.name}.safetensors", own)
+        arrays, selected = progress.arrays, progress.best_arrays or progress.arrays
+        keep_models(
+            self._place.folder / "models",
+            self._models(arrays),
+            self._models(selected) if self._strategy.has_server_model else {},
+            {member.name: member.model for member in self._roster.members},
+            lambda name: SiteStore(self._place.folder / "sites", name).load(before=progress.round + 1),
+        )
 
     def _summary(self, progress: Progress, status: str, reason: str) -> Summary:
         keys = ("test_accuracy", "local_accuracy", "server_accuracy", "alone_accuracy", "gain")
@@ -308,15 +292,6 @@ class _Server:
 
 def _site_info(member: Member) -> SiteInfo:
     return SiteInfo(member.model, member.examples, member.label_counts)
-
-
-def _link(source: Path, target: Path) -> None:
-    """One copy on disk, many names; a copy where the file system has no hard links."""
-    target.unlink(missing_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:
-        target.write_bytes(source.read_bytes())
 
 
 app = ServerApp()
