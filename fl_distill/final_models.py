@@ -8,15 +8,15 @@ from torch import Tensor
 
 from .files import save_tensors
 
-Weights = Mapping[str, Tensor]
+Tensors = Mapping[str, Tensor]
 
 
 def keep_models(
     folder: Path,
-    final: Mapping[str, Weights],
-    selected: Mapping[str, Weights],
+    final: Mapping[str, Tensors],
+    selected: Mapping[str, Tensors],
     sites: Mapping[str, str],
-    own: Callable[[str], Weights | None],
+    own: Callable[[str], Tensors | None],
 ) -> None:
     """Write `server….safetensors`, `selected….safetensors` and the model that each site would deploy.
 

@@ -7,9 +7,9 @@ from flwr.app import ArrayRecord
 
 from .config.schema import Experiment
 from .rows import Row
+from .tracking.jsonl import TRAFFIC
 from .tracking.spent import PHASES
 
-TRAFFIC = ("bytes_up", "bytes_down", "knowledge_up", "knowledge_down")
 TOTALS = ("wall_s", *TRAFFIC)
 NOTED = ("open", "best", "stale", "totals", "logged", "last", "failures")
 """The fields of `Progress` that are plain values."""

@@ -18,11 +18,12 @@ from .errors import BadUpdate, RunStopped
 from .guard import collapse, worse_than_alone
 from .owed import Owed
 from .phases import Exchange
-from .progress import TRAFFIC, Progress
+from .progress import Progress
 from .roster import Member, Roster
 from .rows import Row, add_scores, finite, mean, open_row, site_entry
 from .selection import away, sample, stragglers
 from .strategies import Coding, SiteStrategy
+from .tracking.jsonl import TRAFFIC
 
 Metrics = Mapping[str, Any]
 

@@ -117,7 +117,7 @@ def owners(grid: Packing, nodes: list[int]) -> list[int | None]:
 
 
 def test_who_has_an_answer_wakes_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packing, "_LOOK_S", 30.0)
+    monkeypatch.setattr(packing, "_LOOK_S", 30.0)  # it would not find out by itself
     with crew(3, 1) as (grid, _, nodes):
         began = time.monotonic()
         for node in nodes:  # brought by the engine the first time, then laid where the worker looks

@@ -11,11 +11,11 @@ from ..errors import ConfigError
 from .observer import Row, Summary
 from .text import natural
 
-_TRAFFIC = ("bytes_up", "bytes_down", "knowledge_up", "knowledge_down")
+TRAFFIC = ("bytes_up", "bytes_down", "knowledge_up", "knowledge_down")
 _SCORES = ("test_accuracy", "alone_accuracy", "gain", "local_accuracy", "server_accuracy")
-_TOTALS = ("wall_s", *_TRAFFIC, *_SCORES)
+_TOTALS = ("wall_s", *TRAFFIC, *_SCORES)
 ROUND_KEYS = ("round", *_TOTALS, "agreement", "entropy", "warnings", "failures", "sites")
-SITE_KEYS = ("model", "examples", "loss", "test_accuracy", "alone_accuracy", "local_accuracy", *_TRAFFIC)
+SITE_KEYS = ("model", "examples", "loss", "test_accuracy", "alone_accuracy", "local_accuracy", *TRAFFIC)
 SUMMARY_KEYS = ("strategy", "rounds", "seed", "version", "status", *_TOTALS, "selected", "architectures", "sites")
 _LAST = ("failures", "sites")
 _to_json = json.JSONEncoder(allow_nan=False, separators=(", ", ": ")).encode
