@@ -3,7 +3,7 @@
 import math
 import time
 from abc import ABC
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import ClassVar, final
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
@@ -15,15 +15,9 @@ from ..errors import BadUpdate
 from ..learning import Diverged
 from ..seeds import derive
 from .combiner import ARRAYS, Combiner, Facts
+from .replies import WEIGHTS, MetricMeans, Read, number, read
 
-CONFIG, METRICS = "config", "metrics"
-
-WEIGHTS = {"examples": "num-examples", "uniform": None, "validation": "trained-validation-accuracy"}
-"""What a site weighs in a mean -> the metric of its reply that says so."""
-
-SMALLEST_WEIGHT, LARGEST_WEIGHT = 1e-3, 1e12
-"""More examples than any site has, and fewer; other weights would drown the rest or leave float32."""
-
+CONFIG = "config"
 Value = str | int | float | bool
 
 
@@ -129,14 +123,9 @@ class SiteStrategy(Strategy, ABC):
         """Combine replies in the order given; None when none of them can be used."""
         self.faults, self.troubles = {}, []
         self._combine.begin(self._sent, server_round)
-        means = _MetricMeans()
-        for reply in replies:
-            try:
-                content, metrics, weight = self._read(reply)
-                self._combine.take(content, weight, self._facts.sender(reply.metadata.src_node_id))
-                means.add(metrics, weight)
-            except BadUpdate as fault:
-                self.faults[reply.metadata.src_node_id] = str(fault)
+        means = MetricMeans()
+        for reply in self._taken(replies):
+            means.add(reply.metrics, reply.weight)
         if not means.weight:
             return None, None
         try:
@@ -148,11 +137,11 @@ class SiteStrategy(Strategy, ABC):
     @final
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """The mean of the sites' scores, weighted by their held-out examples."""
-        means = _MetricMeans()
+        means = MetricMeans()
         for reply in replies:
             if reply.has_content():
                 for metrics in reply.content.metric_records.values():
-                    means.add(metrics, _number(metrics.get("num-examples")))
+                    means.add(metrics, number(metrics.get("num-examples")))
         return means.result() if means.weight else None
 
     def summary(self) -> None:
@@ -181,25 +170,30 @@ class SiteStrategy(Strategy, ABC):
         ranked = sorted(nodes, key=lambda node: derive(self.seed, "sample", server_round, node))
         return sorted(ranked[:count])
 
-    def _read(self, reply: Message) -> tuple[RecordDict, MetricRecord, float]:
-        if reply.has_error():
-            raise BadUpdate(reply.error.reason or f"error {reply.error.code} without a reason")
-        content = reply.content
-        metrics = content.get(METRICS)
-        if not isinstance(metrics, MetricRecord):
-            raise BadUpdate(f"the reply has no {METRICS!r} record")
-        work = _number(metrics.get("work", 1.0))
-        if not work >= 1 and not self.partial_work:
-            raise BadUpdate(f"the site did only {work:.0%} of its work; this strategy wants all of it")
-        key = WEIGHTS[self.weight]
-        weight = 1.0 if key is None else _number(metrics.get(key))
-        if self.weight == "validation" and weight == 0:
-            weight = SMALLEST_WEIGHT  # it is right about nothing yet, which is no fault
-        if not SMALLEST_WEIGHT <= weight <= LARGEST_WEIGHT:
-            raise BadUpdate(
-                f"its weight {key!r} is {weight}, expected a number from {SMALLEST_WEIGHT:g} to {LARGEST_WEIGHT:g}"
-            )
-        return content, metrics, weight
+    def _usable(self, replies: Iterable[Message]) -> Iterator[Read]:
+        """What replies say that are in order, as far as can be seen without their tensors; the others become faults."""
+        for reply in replies:
+            try:
+                yield read(reply, self.weight, self.partial_work)
+            except BadUpdate as fault:
+                self.faults[reply.metadata.src_node_id] = str(fault)
+
+    def _taken(self, replies: Iterable[Message]) -> Iterator[Read]:
+        """The replies that were combined, each as it arrives or, where they are there, all at once; or else faults."""
+        usable: Iterable[Read] = self._usable(replies)
+        if isinstance(replies, Sequence):
+            usable = there = list(usable)
+            faults = self._combine.take_all([r.content for r in there], [r.weight for r in there])
+            if faults is not None:
+                self.faults |= {there[place].node: str(fault) for place, fault in faults.items()}
+                yield from (reply for place, reply in enumerate(there) if place not in faults)
+                return
+        for reply in usable:
+            try:
+                self._combine.take(reply.content, reply.weight, self._facts.sender(reply.node))
+                yield reply
+            except BadUpdate as fault:
+                self.faults[reply.node] = str(fault)
 
 
 def _present(grid: Grid) -> list[int]:
@@ -207,26 +201,3 @@ def _present(grid: Grid) -> list[int]:
     while not (nodes := list(grid.get_node_ids())):
         time.sleep(0.2)
     return nodes
-
-
-class _MetricMeans:
-    """Weighted means of the scalar metrics that every site sends."""
-
-    def __init__(self) -> None:
-        self.weight = 0.0
-        self._sums: dict[str, float] = {}
-
-    def add(self, metrics: MetricRecord, weight: float) -> None:
-        if not (math.isfinite(weight) and weight > 0):
-            return
-        scalars = {k: float(v) for k, v in metrics.items() if isinstance(v, int | float)}
-        keys = scalars.keys() if not self.weight else self._sums.keys() & scalars.keys()
-        self._sums = {k: self._sums.get(k, 0.0) + weight * scalars[k] for k in sorted(keys)}
-        self.weight += weight
-
-    def result(self) -> MetricRecord:
-        return MetricRecord({k: v / self.weight for k, v in self._sums.items()})
-
-
-def _number(value: object) -> float:
-    return float(value) if isinstance(value, int | float) else math.nan

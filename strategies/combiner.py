@@ -1,7 +1,7 @@
 """The server's half of an algorithm: what replies are folded into, and what each site receives of it."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -65,6 +65,13 @@ class Combiner(ABC):
     @abstractmethod
     def take(self, content: RecordDict, weight: float, sender: Sender) -> None:
         """Add one site's reply; raises `BadUpdate` before it changed anything."""
+
+    def take_all(self, contents: Sequence[RecordDict], weights: Sequence[float]) -> Mapping[int, BadUpdate] | None:
+        """Add all of a round's replies at once: by place, what is wrong with those that were left out.
+
+        None: nothing was done, as it would be no faster than to `take` each.
+        """
+        return None
 
     @abstractmethod
     def settle(self) -> ArrayRecord | None:

@@ -1,6 +1,6 @@
 """Server halves: what happens to the replies of a round."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import final
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 from ..codec import decode, encode, schema_of
 from ..errors import BadUpdate
 from ..knowledge import WeightedMean
+from .all_at_once import mean_of, worth_it
 from .combiner import ARRAYS, Combiner, Facts, Sender, record_of
 
 GRADIENTS, BUFFERS = "gradients", "buffers"
@@ -27,6 +28,13 @@ class WeightAverage(Combiner):
     def take(self, content: RecordDict, weight: float, sender: Sender) -> None:
         """Add one site's weights."""
         self._mean.add(decode(record_of(content, ARRAYS), self._schema), weight)
+
+    def take_all(self, contents: Sequence[RecordDict], weights: Sequence[float]) -> Mapping[int, BadUpdate] | None:
+        """Add all sites' weights, several in one pass over memory, where that is worth it."""
+        if not worth_it(self._schema, len(contents)):
+            return None
+        self._mean, faults = mean_of(self._schema, contents, weights)
+        return faults
 
     def settle(self) -> ArrayRecord:
         """The mean model."""

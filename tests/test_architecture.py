@@ -41,7 +41,7 @@ ROOMS: dict[str, set[str]] = {
     "quantize": {"torch"},
     "export": {"torch", "numpy", "onnx", "onnxruntime"} | LEAVES | own("quantize", "learning", "data.types"),
     "learning": {"torch"} | LEAVES | own("data.types", "models.conv2d", "models.stages", "quantize"),
-    "knowledge": {"torch"} | LEAVES,
+    "knowledge": {"torch", "numpy", "numba"} | LEAVES,
     "codec": {"torch", "numpy", "zstandard", "flwr.app"} | LEAVES,
     "strategies": {"torch", "flwr.app", "flwr.serverapp"}
     | LEAVES
@@ -189,8 +189,11 @@ def test_what_a_room_needs_is_allowed(name: str, source: str) -> None:
         ),
         ("fl_distill.commands", "torch flwr numpy rich ray"),
         ("fl_distill.runtime.ray_here", "torch flwr numpy hydra ray"),
-        ("fl_distill.server_app", "matplotlib wandb sklearn datasets flwr_datasets torchvision ray pandas pyarrow"),
-        ("fl_distill.strategies", "hydra omegaconf matplotlib wandb sklearn datasets flwr_datasets torchvision"),
+        (
+            "fl_distill.server_app",
+            "matplotlib wandb sklearn datasets flwr_datasets torchvision ray pandas pyarrow numba",
+        ),
+        ("fl_distill.strategies", "hydra omegaconf matplotlib wandb sklearn datasets flwr_datasets torchvision numba"),
     ],
 )
 def test_imports_are_light(module: str, heavy: str) -> None:

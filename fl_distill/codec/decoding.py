@@ -11,11 +11,14 @@ from itertools import accumulate, chain
 import numpy as np
 import torch
 from flwr.app import Array, ArrayRecord
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import BadUpdate
 from .arrays import BFLOAT16, BY_NAME, NUMPY, RAW, Form, Schema, npy_header, schema_of
 
+_FLOAT32 = np.dtype(np.float32)
+Vectors = Mapping[str, NDArray[np.float32]]
 LARGEST = 1e18
 """No number in a model is larger; a sum of many that are, each times its weight, would leave float32."""
 SMALL = 1 << 20
@@ -25,7 +28,7 @@ with warnings.catch_warnings():
     # Decoded tensors are views of immutable bytes, and nothing here writes to them; torch warns of that once a
     # process, so let it be now.
     warnings.simplefilter("ignore")
-    torch.frombuffer(b"\0", dtype=torch.uint8)
+    torch.from_numpy(np.frombuffer(b"\0", np.uint8))
 
 
 def decode(record: ArrayRecord, schema: Schema | None = None) -> dict[str, Tensor]:
@@ -35,16 +38,23 @@ def decode(record: ArrayRecord, schema: Schema | None = None) -> dict[str, Tenso
     `schema` (default: what the record itself declares); then when a floating tensor holds NaN, infinity or a
     number beyond `LARGEST`.
     """
-    arrays = dict(record.items())
     schema = schema_of(record) if schema is None else schema
-    if missing := [name for name in schema if name not in arrays]:
-        raise BadUpdate(f"tensors are missing: {_few(missing)}")
-    if unknown := [name for name in arrays if name not in schema]:
-        raise BadUpdate(f"tensors that nobody asked for: {_few(unknown)}")
-    starts = {name: _start(name, arrays[name], form) for name, form in schema.items()}
+    arrays, starts = _parts(record, schema)
     if (found := _as_one(arrays, schema, starts)) is not None:
         return found
     return {name: _decode_one(name, arrays[name], form, starts[name]) for name, form in schema.items()}
+
+
+def decode_unread(record: ArrayRecord, schema: Schema) -> tuple[Vectors, dict[str, Tensor]]:
+    """As `decode`, but float32 tensors as vectors at whose numbers nobody has looked, and the others beside them."""
+    arrays, starts = _parts(record, schema)
+    fast = {
+        name: np.frombuffer(arrays[name].data, _FLOAT32, -1, start)
+        for name, start in starts.items()
+        if schema[name].dtype == "float32" and len(arrays[name].data) > start
+    }
+    rest = {name: form for name, form in schema.items() if name not in fast}
+    return fast, {name: _decode_one(name, arrays[name], form, starts[name]) for name, form in rest.items()}
 
 
 class Latest:
@@ -64,10 +74,23 @@ class Latest:
         return dict(self._tensors)
 
 
+def _parts(record: ArrayRecord, schema: Schema) -> tuple[dict[str, Array], dict[str, int]]:
+    """The arrays of a record that is all that it must be, and where the numbers of each begin."""
+    arrays = dict(record.items())
+    if missing := [name for name in schema if name not in arrays]:
+        raise BadUpdate(f"tensors are missing: {_few(missing)}")
+    if unknown := [name for name in arrays if name not in schema]:
+        raise BadUpdate(f"tensors that nobody asked for: {_few(unknown)}")
+    return arrays, {name: _start(name, arrays[name], form) for name, form in schema.items()}
+
+
 def _start(name: str, array: Array, form: Form) -> int:
     """Where the tensor's numbers begin in an array that is all that it must be."""
     if array.dtype != form.dtype or tuple(array.shape) != form.shape:
         raise BadUpdate(f"tensor {name!r} is {Form(tuple(array.shape), array.dtype)}, expected {form}")
+    header, size = _usual(form.dtype, form.shape)
+    if array.stype == NUMPY and len(array.data) == size and array.data.startswith(header):
+        return len(header)
     if form.dtype not in BY_NAME:
         raise BadUpdate(f"tensor {name!r} has dtype {form.dtype}, which does not travel")
     if min(form.shape, default=0) < 0:
@@ -76,6 +99,15 @@ def _start(name: str, array: Array, form: Form) -> int:
     if len(array.data) - offset != expected:
         raise BadUpdate(f"tensor {name!r} has {len(array.data) - offset} bytes, expected {expected} for {form}")
     return offset
+
+
+@lru_cache(maxsize=4096)
+def _usual(dtype: str, shape: tuple[int, ...]) -> tuple[bytes, int]:
+    """What numpy's own file of such a tensor begins with, and its bytes; -1 where there can be none."""
+    if dtype not in BY_NAME or dtype == "bfloat16" or min(shape, default=0) < 0:
+        return b"", -1
+    header = npy_header(dtype, shape)
+    return header, len(header) + math.prod(shape) * BY_NAME[dtype].itemsize
 
 
 def _as_one(arrays: Mapping[str, Array], schema: Schema, starts: Mapping[str, int]) -> dict[str, Tensor] | None:
@@ -89,7 +121,7 @@ def _as_one(arrays: Mapping[str, Array], schema: Schema, starts: Mapping[str, in
     data = b"".join([memoryview(arrays[name].data)[start:] for name, start in starts.items()])
     if not data:
         return None
-    flat = torch.frombuffer(data, dtype=torch.float32)
+    flat = torch.from_numpy(np.frombuffer(data, np.float32))
     if not torch.dot(flat, flat).item() < LARGEST:
         return None
     ends = accumulate(math.prod(form.shape) for form in schema.values())
@@ -109,7 +141,11 @@ def _decode_one(name: str, array: Array, form: Form, start: int) -> Tensor:
     dtype = BY_NAME[form.dtype]
     if not math.prod(form.shape):
         return torch.empty(form.shape, dtype=dtype)
-    tensor = torch.frombuffer(array.data, dtype=dtype, offset=start).view(form.shape)
+    # By way of numpy, which takes half the time of torch.frombuffer.
+    held = "int16" if dtype == torch.bfloat16 else form.dtype
+    tensor = torch.from_numpy(np.frombuffer(array.data, held, -1, start).reshape(form.shape))
+    if dtype == torch.bfloat16:
+        tensor = tensor.view(dtype)
     if dtype.is_floating_point:
         check_numbers(name, tensor)
     return tensor
@@ -120,9 +156,6 @@ def _data_offset(name: str, array: Array, form: Form) -> int:
         return 0
     if array.stype != NUMPY or form.dtype == "bfloat16":
         raise BadUpdate(f"tensor {name!r} is serialised as {array.stype!r}, expected {NUMPY!r}")
-    expected = npy_header(form.dtype, form.shape)
-    if array.data.startswith(expected):
-        return len(expected)
     return _foreign_offset(name, array.data, form)
 
 

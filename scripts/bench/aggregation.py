@@ -2,9 +2,10 @@
 
     python scripts/bench/aggregation.py --replies 10 50 200
 
-Every number is of a process of its own. GB/s are of the replies' float32 numbers, which lie in memory as messages (at
-most 20 different ones in turn, more than any cache holds). Memory is the peak above what was there before, the replies
-among it, in models.
+Every number is of a process of its own, which keeps freed memory as this package's servers do. GB/s are of the
+replies' float32 numbers, which lie in memory as messages (at most 20 different ones in turn, more than any cache
+holds). Memory is the peak above what was there before, the replies among it, in models; where numba adds, numba is a
+part of it. `one by one`: the replies come from an iterator, which says nothing of the next one.
 """
 
 import argparse
@@ -23,6 +24,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, Re
 from torch import Tensor
 
 from fl_distill.runtime.flower_private import identity
+from fl_distill.runtime.memory import keep_freed_memory
 
 DISTINCT = 20
 Aggregate = Callable[[Iterable[Message]], object]
@@ -52,6 +54,11 @@ def ours() -> Aggregate:
     strategy = FedAvg()
     strategy.configure_train(1, encode(model(0)), ConfigRecord(), Nodes())  # type: ignore[arg-type]
     return lambda replies: strategy.aggregate_train(1, replies)[0]
+
+
+def one_by_one() -> Aggregate:
+    aggregate = ours()
+    return lambda replies: aggregate(iter(replies))
 
 
 def stock() -> Aggregate:
@@ -88,7 +95,13 @@ def numbers(array: Array) -> Tensor:
     return torch.frombuffer(array.data, dtype=torch.float32, offset=len(array.data) - 4 * math.prod(array.shape))
 
 
-CASES = {"fl-distill": ours, "flower": stock, "adding alone": bare, "reading alone": reading}
+CASES = {
+    "fl-distill": ours,
+    "fl-distill, one by one": one_by_one,
+    "flower": stock,
+    "adding alone": bare,
+    "reading alone": reading,
+}
 
 
 def replies(count: int, record: Callable[[int], ArrayRecord]) -> Iterator[Message]:
@@ -103,6 +116,7 @@ def measured(case: str, count: int, reps: int, threads: int) -> dict[str, float]
     """Seconds are medians; all replies are there before the clock starts."""
     warnings.simplefilter("ignore")
     torch.set_num_threads(threads)
+    keep_freed_memory()
     size = sum(tensor.numel() * 4 for tensor in model(0).values())
     held = [ArrayRecord.from_torch_state_dict(model(at)) for at in range(min(count, DISTINCT))]
     messages = list(replies(count, lambda at: held[at % DISTINCT]))
