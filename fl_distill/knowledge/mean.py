@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .several import SITES, Numbers, add_up
+from .several import Numbers, add_up
 
 
 class WeightedMean:
@@ -52,12 +52,7 @@ class WeightedMean:
         self._dtypes = {name: kinds.get(name, torch.float32) for name in shapes}
         self._sums = _room({name: shapes[name] for name in vectors[0]})
         sums = [tensor.numpy().reshape(-1) for tensor in self._sums.values()]
-        suspects: list[int] = []
-        for first in range(0, len(vectors), SITES):
-            places = range(first, min(first + SITES, len(vectors)))
-            sites = [[vectors[place][name] for name in self._sums] for place in places]
-            if not add_up(sums, sites, weights[first : places.stop], largest, afresh=not first):
-                suspects += places
+        suspects = add_up(sums, [list(numbers.values()) for numbers in vectors], weights, largest)
         for tensors, weight in zip(others, weights, strict=True):
             self._fold(tensors, weight)
         return suspects

@@ -13,8 +13,8 @@ SITES = 8
 """How many sites one pass adds."""
 WORTH = 1 << 27
 """Numbers of all sites from which on it is worth the second or two that numba takes once a process."""
-_PIECE = 1 << 18
-"""Numbers that a thread takes at a time."""
+_PIECE = 1 << 16
+"""Numbers that a thread takes at a time: their sums stay in its cache, while all sites' are added."""
 
 Numbers = NDArray[np.float32]
 Kernel = Callable[..., bool]
@@ -26,22 +26,17 @@ def available() -> bool:
 
 
 def add_up(
-    sums: Sequence[Numbers],
-    sites: Sequence[Sequence[Numbers]],
-    weights: Sequence[float],
-    largest: float,
-    *,
-    afresh: bool = False,
-) -> bool:
-    """sums = sums + sum_k w_k x_k, in place; whether no site has a number that is NaN or beyond `largest`.
+    sums: Sequence[Numbers], sites: Sequence[Sequence[Numbers]], weights: Sequence[float], largest: float
+) -> list[int]:
+    """sums = sum_k w_k x_k: places of sites among which a number is NaN or beyond `largest`.
 
-    Vectors of `sums` and of each site are of the same sizes; `afresh`: the sums are 0, whatever they hold. Each site's
-    are added after those before it, which gives the bits that `sums.add_(x, alpha=w)` gives in torch. Up to `SITES`
-    sites; raises RuntimeError where it is not `available`.
+    Vectors of `sums`, whatever they hold before, and of each site are of the same sizes. Each site's are added after
+    those before it, which gives the bits that `sums.add_(x, alpha=w)` gives in torch. Raises RuntimeError where it is
+    not `available`.
     """
     if (add := _kernel()) is None:
         raise RuntimeError("adding several sites at once needs numba: pip install 'fl-distill[fast]'")
-    return _in_pieces(add, sums, sites, weights, largest, afresh)
+    return _in_pieces(add, sums, sites, weights, largest)
 
 
 def _in_pieces(
@@ -50,31 +45,31 @@ def _in_pieces(
     sites: Sequence[Sequence[Numbers]],
     weights: Sequence[float],
     largest: float,
-    afresh: bool,
-) -> bool:
-    # Who is missing says 0, with weight -0: that adds -0, of all numbers the one that changes none, not even a -0.
-    zero, missing = np.zeros(_PIECE, np.float32), SITES - len(sites)
-    factors = tuple(map(np.float32, [*weights, *[-0.0] * missing]))
+) -> list[int]:
+    # Who is missing in the last pass says 0, with weight -0: that adds -0, which changes no number, not even a -0.
+    passes, zero, limit = range(0, len(sites), SITES), np.zeros(_PIECE, np.float32), np.float32(largest)
+    factors = [np.float32(weight) for weight in weights] + [np.float32(-0.0)] * (SITES - 1)
     pieces = [(part, *row) for row in zip(sums, *sites, strict=True) for part in _parts(row[0].size)]
     pieces.sort(key=lambda piece: piece[0].start - piece[0].stop)  # small ones last, so that threads end together
     waiting = iter(pieces)  # a list's iterator can serve several threads
 
-    def work(_: int) -> bool:
-        good = True
+    def work(_: int) -> set[int]:
+        suspects = set()
         for part, total, *numbers in waiting:
             total = total[part]
-            if afresh:
-                total.fill(-0.0)
-            parts = [x[part] for x in numbers] + [zero[: total.size]] * missing
-            good &= add(total, tuple(map(_readable, parts)), factors, np.float32(largest))
-        return good
+            total.fill(-0.0)
+            missing = [_readable(zero, slice(total.size))] * (SITES - 1)
+            parts = [*[_readable(x, part) for x in numbers], *missing]
+            for first in passes:
+                chosen = slice(first, first + SITES)
+                if not add(total, tuple(parts[chosen]), tuple(factors[chosen]), limit):
+                    suspects.add(first)
+        return suspects
 
     threads = torch.get_num_threads()
-    if threads == 1:
-        return work(0)
-    with ThreadPoolExecutor(threads - 1) as others:
-        results = others.map(work, range(threads - 1))
-        return all([work(0), *results])
+    with ThreadPoolExecutor(threads) as pool:
+        suspects = set[int]().union(*pool.map(work, range(threads)))
+    return [place for first in sorted(suspects) for place in range(first, min(first + SITES, len(sites)))]
 
 
 def _parts(size: int) -> Iterator[slice]:
@@ -82,9 +77,9 @@ def _parts(size: int) -> Iterator[slice]:
         yield slice(first, min(first + _PIECE, size))
 
 
-def _readable(numbers: Numbers) -> Numbers:
-    """A view, or a copy where a message put numbers where none may lie: one type for all that the kernel reads."""
-    view = numbers.view() if numbers.flags.aligned else numbers.copy()
+def _readable(numbers: Numbers, part: slice) -> Numbers:
+    """A part, copied where a message put numbers where none may lie: one type for all that the kernel reads."""
+    view = numbers[part] if numbers.flags.aligned else numbers[part].copy()
     view.flags.writeable = False
     return view
 
@@ -101,10 +96,10 @@ def _kernel() -> Kernel | None:
 
 
 def _rounds_like_torch(add: Kernel) -> bool:
-    draw = torch.Generator().manual_seed(0)
-    total, *sites = torch.randn(1 + SITES, 1003, generator=draw).unbind()
-    sums, weights = total.numpy().copy(), [0.1 + 3 * k for k in range(SITES)]
-    good = _in_pieces(add, [sums], [[x.numpy()] for x in sites], weights, 100.0, False)
-    for x, weight in zip(sites, weights, strict=True):
+    sites = torch.randn(SITES + 3, 1003, generator=torch.Generator().manual_seed(0))
+    weights = [0.1 + 3 * k for k in range(len(sites))]
+    sums, total = np.empty(1003, np.float32), sites[0] * weights[0]
+    suspects = _in_pieces(add, [sums], [[x.numpy()] for x in sites], weights, 100.0)
+    for x, weight in zip(sites[1:], weights[1:], strict=True):
         total.add_(x, alpha=weight)
-    return good and torch.equal(total.view(torch.int32), torch.from_numpy(sums).view(torch.int32))
+    return not suspects and torch.equal(total.view(torch.int32), torch.from_numpy(sums).view(torch.int32))
