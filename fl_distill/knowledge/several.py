@@ -13,7 +13,7 @@ SITES = 8
 """How many sites one pass adds."""
 WORTH = 1 << 27
 """Numbers of all sites from which on it is worth the second or two that numba takes once a process."""
-_PIECE = 1 << 16
+_PIECE = 1 << 18
 """Numbers that a thread takes at a time: their sums stay in its cache, while all sites' are added."""
 
 Numbers = NDArray[np.float32]
