@@ -124,8 +124,9 @@ class SiteStrategy(Strategy, ABC):
         self.faults, self.troubles = {}, []
         self._combine.begin(self._sent, server_round)
         means = MetricMeans()
-        for reply in self._taken(replies):
-            means.add(reply.metrics, reply.weight)
+        at_once = isinstance(replies, Sequence) and self._combine.at_once(len(replies))
+        for metrics, weight in (self._taken_at_once if at_once else self._taken)(replies):
+            means.add(metrics, weight)
         if not means.weight:
             return None, None
         try:
@@ -178,22 +179,24 @@ class SiteStrategy(Strategy, ABC):
             except BadUpdate as fault:
                 self.faults[reply.metadata.src_node_id] = str(fault)
 
-    def _taken(self, replies: Iterable[Message]) -> Iterator[Read]:
-        """The replies that were combined, each as it arrives or, where they are there, all at once; or else faults."""
-        usable: Iterable[Read] = self._usable(replies)
-        if isinstance(replies, Sequence):
-            usable = there = list(usable)
-            faults = self._combine.take_all([r.content for r in there], [r.weight for r in there])
-            if faults is not None:
-                self.faults |= {there[place].node: str(fault) for place, fault in faults.items()}
-                yield from (reply for place, reply in enumerate(there) if place not in faults)
-                return
-        for reply in usable:
+    def _taken(self, replies: Iterable[Message]) -> Iterator[tuple[MetricRecord, float]]:
+        """Metrics and weights of the replies that were combined, each as it arrives; the others become faults."""
+        for reply in self._usable(replies):
             try:
                 self._combine.take(reply.content, reply.weight, self._facts.sender(reply.node))
-                yield reply
+                yield reply.metrics, reply.weight
             except BadUpdate as fault:
                 self.faults[reply.node] = str(fault)
+
+    def _taken_at_once(self, replies: Iterable[Message]) -> Iterator[tuple[MetricRecord, float]]:
+        """The same, of replies that are all there."""
+        usable = list(self._usable(replies))
+        faults = self._combine.take_all([reply.content for reply in usable], [reply.weight for reply in usable])
+        for place, reply in enumerate(usable):
+            if place in faults:
+                self.faults[reply.node] = str(faults[place])
+            else:
+                yield reply.metrics, reply.weight
 
 
 def _present(grid: Grid) -> list[int]:

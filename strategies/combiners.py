@@ -29,10 +29,12 @@ class WeightAverage(Combiner):
         """Add one site's weights."""
         self._mean.add(decode(record_of(content, ARRAYS), self._schema), weight)
 
-    def take_all(self, contents: Sequence[RecordDict], weights: Sequence[float]) -> Mapping[int, BadUpdate] | None:
-        """Add all sites' weights, several in one pass over memory, where that is worth it."""
-        if not worth_it(self._schema, len(contents)):
-            return None
+    def at_once(self, count: int) -> bool:
+        """Where the models are large and numba is at hand."""
+        return worth_it(self._schema, count)
+
+    def take_all(self, contents: Sequence[RecordDict], weights: Sequence[float]) -> Mapping[int, BadUpdate]:
+        """Add all sites' weights, several in one pass over memory."""
         self._mean, faults = mean_of(self._schema, contents, weights)
         return faults
 

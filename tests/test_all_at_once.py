@@ -1,11 +1,14 @@
 """Replies that are all there, added in one pass: the same bits and the same faults as one after the other."""
 
+import gc
 import math
 import struct
-import subprocess
 import sys
+import weakref
 from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,9 +20,11 @@ from torch import Tensor
 
 from fl_distill.codec import decode, encode
 from fl_distill.codec.decoding import LARGEST
-from fl_distill.knowledge import WeightedMean, several
+from fl_distill.knowledge import WeightedMean, mean, several
+from fl_distill.knowledge.several import Numbers
 from fl_distill.runtime.flower_private import identity
-from fl_distill.strategies import FedAvg
+from fl_distill.strategies import FedAvg, Sender
+from fl_distill.strategies.combiner import Combiner
 
 from .test_strategies import Nodes
 
@@ -178,13 +183,13 @@ def test_each_kind_of_reply_is_what_it_says() -> None:
 def test_what_is_added_at_once_is_the_mean_of_a_float64_reference(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(several, "WORTH", 0)
     passes: list[int] = []
-    add_all = WeightedMean.add_all
+    add_up = several.add_up
 
-    def counted(self: WeightedMean, *arguments: object) -> list[int]:
-        passes.append(len(arguments[1]))  # type: ignore[arg-type]
-        return add_all(self, *arguments)  # type: ignore[arg-type]
+    def counted(sums: list[Numbers], sites: list[list[Numbers]], *rest: Any) -> list[int]:
+        passes.append(len(sites))
+        return add_up(sums, sites, *rest)
 
-    monkeypatch.setattr(WeightedMean, "add_all", counted)
+    monkeypatch.setattr(mean, "add_up", counted)
     strategy = FedAvg()
     strategy.configure_train(1, encode(model(0)), ConfigRecord(), Nodes(1))  # type: ignore[arg-type]
     arrays, _ = strategy.aggregate_train(1, [reply("nan" if node == 4 else "good", node) for node in range(1, 20)])
@@ -197,8 +202,39 @@ def test_what_is_added_at_once_is_the_mean_of_a_float64_reference(monkeypatch: p
     assert (decode(arrays)["weight"] - exact).abs().max() < 1e-6
 
 
+def test_no_reply_is_held_while_the_next_is_taken() -> None:
+    alive: weakref.WeakSet[Message] = weakref.WeakSet()
+    seen: list[int] = []
+
+    def arriving() -> Iterable[Message]:
+        for node in range(1, 5):
+            message = reply("good", node)
+            alive.add(message)
+            yield message
+            del message
+
+    class Spy(Combiner):
+        def begin(self, sent: ArrayRecord, number: int) -> None:
+            pass
+
+        def take(self, content: RecordDict, weight: float, sender: Sender) -> None:
+            seen.append(len(alive))
+
+        def settle(self) -> None:
+            pass
+
+    strategy = FedAvg()
+    strategy._combine = Spy()
+    gc.disable()
+    try:
+        strategy.aggregate_train(1, arriving())
+    finally:
+        gc.enable()
+    assert seen == [1, 1, 1, 1]
+
+
 def test_few_numbers_and_streams_do_without(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(WeightedMean, "add_all", None)
+    monkeypatch.setattr(WeightedMean, "of_all", None)
     replies = [reply("good", node) for node in (1, 2)]
     few = outcome(replies)
     monkeypatch.setattr(several, "WORTH", 0)
@@ -217,22 +253,30 @@ def test_without_numba_nothing_else_changes(monkeypatch: pytest.MonkeyPatch) -> 
         several.add_up([], [], [], LARGEST)
 
 
-def test_a_numba_that_cannot_be_imported_is_none() -> None:
-    code = (
-        "import sys, importlib.util, fl_distill.knowledge.several as several\n"
-        "assert importlib.util.find_spec('numba')\n"
-        "sys.modules['numba.core'] = None\n"
-        "print(several.available())"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["False"]
+@pytest.mark.parametrize(
+    "broken",
+    [
+        "raise ImportError('numba needs another numpy')",
+        "raise OSError('libllvmlite.so: cannot open shared object file')",
+        "",
+        "njit = lambda **_: lambda add: lambda *_: 1 / 0",
+        "njit = lambda **_: lambda add: lambda *_: True",
+    ],
+)
+def test_a_numba_that_does_not_work_is_none(broken: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "numba.py").write_text(broken)
+    monkeypatch.syspath_prepend(tmp_path)
+    for module in ("numba", "fl_distill.knowledge.kernel"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    assert several._kernel.__wrapped__() is None
 
 
-def test_all_at_once_is_for_an_empty_mean() -> None:
-    mean = WeightedMean()
-    mean.add({"x": torch.ones(1)}, 1.0)
-    with pytest.raises(ValueError, match="not after 1 others"):
-        mean.add_all({"x": (1,)}, [{"x": np.ones(1, np.float32)}], [{}], [1.0], LARGEST)
+def test_what_does_not_fit_is_an_error() -> None:
+    sums, five, three = [np.zeros(5, np.float32)], [np.ones(5, np.float32)], [np.ones(3, np.float32)]
+    with pytest.raises(ValueError, match=r"site 1 has vectors of \[3\] numbers, expected \[5\]"):
+        several.add_up(sums, [five, three], [1.0, 1.0], LARGEST)
+    with pytest.raises(ValueError, match="positive finite"):
+        WeightedMean.of_all({"x": (5,)}, [{"x": five[0]}], [{}], [math.nan], LARGEST)
 
 
 def test_the_kernel_reads_only_where_numbers_may_lie() -> None:

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from fl_distill.codec import Form, Latest, decode, encode, payload_bytes, schema_of
 from fl_distill.errors import BadUpdate
 
+from .conftest import python
+
 DTYPES = [
     torch.float16,
     torch.bfloat16,
@@ -125,6 +127,28 @@ def test_a_shape_below_nothing_is_refused() -> None:
     numbers = encode({"x": torch.ones(2)}, bare=True)["x"]
     with pytest.raises(BadUpdate, match="says that its shape is"):
         decode(ArrayRecord({"x": Array("float32", (-1, -2), numbers.stype, numbers.data)}))
+
+
+def test_more_dimensions_than_numpy_has_are_refused() -> None:
+    for record in (encode({"x": torch.ones(1)}), encode({"x": torch.ones(1)}, bare=True)):
+        shape = (1,) * 33
+        with pytest.raises(BadUpdate, match="has 33 dimensions"):
+            decode(ArrayRecord({"x": Array("float32", shape, record["x"].stype, record["x"].data)}))
+
+
+def test_nobody_is_warned_of_views_of_bytes() -> None:
+    code = (
+        "import warnings, torch\n"
+        "from fl_distill.codec import decode, encode, wire\n"
+        "from fl_distill.codec.chain import chain\n"
+        "from fl_distill.codec.frame import Head\n"
+        "warnings.simplefilter('error', UserWarning)\n"
+        "x = {'x': torch.randn(200, 3000)}\n"
+        "decode(encode(x))\n"
+        "for codec in ('float16', 'bfloat16', 'top0.01 float16', 'uniform8'):\n"
+        "    wire.unpack(wire.pack(x, chain(codec), Head()).data)\n"
+    )
+    assert python("-c", code).communicate(timeout=100)[1] == ""
 
 
 def test_large_numbers_are_accepted_up_to_the_bound_and_not_beyond() -> None:

@@ -17,12 +17,14 @@ from torch import Tensor
 from ..errors import BadUpdate
 from .arrays import BFLOAT16, BY_NAME, NUMPY, RAW, Form, Schema, npy_header, schema_of
 
-_FLOAT32 = np.dtype(np.float32)
 Vectors = Mapping[str, NDArray[np.float32]]
+"""By name, the numbers of float32 tensors as they lie in a message, which may be anywhere in memory."""
 LARGEST = 1e18
 """No number in a model is larger; a sum of many that are, each times its weight, would leave float32."""
 SMALL = 1 << 20
 """Bytes of a model whose tensors are copied and looked at as one, at most; larger ones are not copied."""
+MOST_DIMENSIONS = 32
+"""As many as every numpy has."""
 
 with warnings.catch_warnings():
     # Decoded tensors are views of immutable bytes, and nothing here writes to them; torch warns of that once a
@@ -46,10 +48,13 @@ def decode(record: ArrayRecord, schema: Schema | None = None) -> dict[str, Tenso
 
 
 def decode_unread(record: ArrayRecord, schema: Schema) -> tuple[Vectors, dict[str, Tensor]]:
-    """As `decode`, but float32 tensors as vectors at whose numbers nobody has looked, and the others beside them."""
+    """The float32 tensors of a record as vectors at whose numbers nobody has looked; all others as `decode` has them.
+
+    Empty ones are among the others; both are in the order of `schema`. Raises `BadUpdate` as `decode` does.
+    """
     arrays, starts = _parts(record, schema)
     fast = {
-        name: np.frombuffer(arrays[name].data, _FLOAT32, -1, start)
+        name: np.frombuffer(arrays[name].data, np.float32, -1, start)
         for name, start in starts.items()
         if schema[name].dtype == "float32" and len(arrays[name].data) > start
     }
@@ -88,26 +93,16 @@ def _start(name: str, array: Array, form: Form) -> int:
     """Where the tensor's numbers begin in an array that is all that it must be."""
     if array.dtype != form.dtype or tuple(array.shape) != form.shape:
         raise BadUpdate(f"tensor {name!r} is {Form(tuple(array.shape), array.dtype)}, expected {form}")
-    header, size = _usual(form.dtype, form.shape)
-    if array.stype == NUMPY and len(array.data) == size and array.data.startswith(header):
-        return len(header)
     if form.dtype not in BY_NAME:
         raise BadUpdate(f"tensor {name!r} has dtype {form.dtype}, which does not travel")
     if min(form.shape, default=0) < 0:
         raise BadUpdate(f"tensor {name!r} says that its shape is {list(form.shape)}")
+    if len(form.shape) > MOST_DIMENSIONS:
+        raise BadUpdate(f"tensor {name!r} has {len(form.shape)} dimensions, expected at most {MOST_DIMENSIONS}")
     offset, expected = _data_offset(name, array, form), math.prod(form.shape) * BY_NAME[form.dtype].itemsize
     if len(array.data) - offset != expected:
         raise BadUpdate(f"tensor {name!r} has {len(array.data) - offset} bytes, expected {expected} for {form}")
     return offset
-
-
-@lru_cache(maxsize=4096)
-def _usual(dtype: str, shape: tuple[int, ...]) -> tuple[bytes, int]:
-    """What numpy's own file of such a tensor begins with, and its bytes; -1 where there can be none."""
-    if dtype not in BY_NAME or dtype == "bfloat16" or min(shape, default=0) < 0:
-        return b"", -1
-    header = npy_header(dtype, shape)
-    return header, len(header) + math.prod(shape) * BY_NAME[dtype].itemsize
 
 
 def _as_one(arrays: Mapping[str, Array], schema: Schema, starts: Mapping[str, int]) -> dict[str, Tensor] | None:
@@ -156,7 +151,8 @@ def _data_offset(name: str, array: Array, form: Form) -> int:
         return 0
     if array.stype != NUMPY or form.dtype == "bfloat16":
         raise BadUpdate(f"tensor {name!r} is serialised as {array.stype!r}, expected {NUMPY!r}")
-    return _foreign_offset(name, array.data, form)
+    header = npy_header(form.dtype, form.shape)
+    return len(header) if array.data.startswith(header) else _foreign_offset(name, array.data, form)
 
 
 def _foreign_offset(name: str, data: bytes, form: Form) -> int:

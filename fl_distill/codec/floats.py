@@ -54,7 +54,7 @@ class _Float(Grid, ABC):
         infinite = int(torch.tensor(torch.inf, dtype=self.dtype).view(torch.int16))
         if raw.view(np.int16).max() >= infinite or raw.max() >= infinite + (1 << 15):
             raise BadUpdate(f"{self.word} holds NaN or infinity")
-        return torch.frombuffer(data, dtype=self.dtype)
+        return torch.from_numpy(raw.view(np.int16)).view(self.dtype)
 
     def lengths(self, about: About) -> tuple[int, int]:
         """Two bytes a number."""

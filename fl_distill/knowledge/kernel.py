@@ -2,11 +2,8 @@
 
 import numba
 import numpy as np
-from numpy.typing import NDArray
 
-from .several import SITES
-
-Numbers = NDArray[np.float32]
+from .several import SITES, Numbers
 
 
 # `contract` makes a product and its sum one rounding, as in torch; nothing else may change the order of sums.

@@ -26,36 +26,40 @@ class WeightedMean:
 
     def add(self, tensors: Mapping[str, Tensor], weight: float) -> None:
         """Add one site's tensors; raises ValueError for a weight that is not positive and finite."""
-        _check([weight])
+        if not (math.isfinite(weight) and weight > 0):
+            raise ValueError(f"a weight must be a positive finite number, not {weight}")
         if not self.count:
-            self._dtypes = {name: tensor.dtype for name, tensor in tensors.items()}
-        self._fold(tensors, weight)
+            self._dtypes = {name: t.dtype for name, t in tensors.items()}
+            self._sums = {name: torch.mul(t.to(_wide(t.dtype)), weight) for name, t in tensors.items()}
+        elif self._sums:
+            # One call for all of a model's tensors: for small ones calls are what takes the time.
+            torch._foreach_add_(list(self._sums.values()), [tensors[name] for name in self._sums], alpha=weight)
+        self.weight += weight
+        self.count += 1
 
-    def add_all(
-        self,
+    @classmethod
+    def of_all(
+        cls,
         shapes: Mapping[str, tuple[int, ...]],
         vectors: Sequence[Mapping[str, Numbers]],
         others: Sequence[Mapping[str, Tensor]],
         weights: Sequence[float],
         largest: float,
-    ) -> list[int]:
-        """`add` all sites there are, several in a pass, with the same bits.
+    ) -> tuple["WeightedMean", list[int]]:
+        """The mean of sites that are all there, several in a pass, with the bits that `add` gives.
 
-        `shapes` are of all tensors; a site's float32 ones are its `vectors`. Returns the places of sites among which
-        a number is NaN or beyond `largest`; these are in the mean all the same. Raises ValueError where something was
-        added before, and RuntimeError unless `several.available()`.
+        `shapes` are of all tensors; a site's float32 ones are its `vectors`. Beside it the places of sites among which
+        a number is NaN or beyond `largest`; these are in the mean all the same. Raises ValueError as `add` does and
+        where sizes differ, and RuntimeError unless `several.available()`.
         """
-        _check(weights)
-        if self.count:
-            raise ValueError(f"all sites at once are added to an empty mean, not after {self.count} others")
-        kinds = {name: tensor.dtype for name, tensor in others[0].items()}
-        self._dtypes = {name: kinds.get(name, torch.float32) for name in shapes}
-        self._sums = _room({name: shapes[name] for name in vectors[0]})
-        sums = [tensor.numpy().reshape(-1) for tensor in self._sums.values()]
-        suspects = add_up(sums, [list(numbers.values()) for numbers in vectors], weights, largest)
+        mean = cls()
         for tensors, weight in zip(others, weights, strict=True):
-            self._fold(tensors, weight)
-        return suspects
+            mean.add(tensors, weight)
+        mean._dtypes = {name: mean._dtypes.get(name, torch.float32) for name in shapes}
+        room = _room({name: shapes[name] for name in vectors[0]})
+        mean._sums |= room
+        sites = [[numbers[name] for name in room] for numbers in vectors]
+        return mean, add_up([sums.numpy().reshape(-1) for sums in room.values()], sites, weights, largest)
 
     def result(self) -> dict[str, Tensor]:
         """The mean, made of the sums in place: afterwards nothing was added. Raises ValueError when nothing was."""
@@ -64,21 +68,6 @@ class WeightedMean:
         sums, dtypes, weight = self._sums, self._dtypes, self.weight
         self._sums, self._dtypes, self.weight, self.count = {}, {}, 0.0, 0
         return {name: _narrow(sums.pop(name).div_(weight), dtype) for name, dtype in dtypes.items()}
-
-    def _fold(self, tensors: Mapping[str, Tensor], weight: float) -> None:
-        if not self._sums.keys() >= tensors.keys():
-            self._sums |= {name: torch.mul(t.to(_wide(t.dtype)), weight) for name, t in tensors.items()}
-        elif tensors:
-            # One call for all of a model's tensors: for small ones calls are what takes the time.
-            torch._foreach_add_([self._sums[name] for name in tensors], list(tensors.values()), alpha=weight)
-        self.weight += weight
-        self.count += 1
-
-
-def _check(weights: Sequence[float]) -> None:
-    for weight in weights:
-        if not (math.isfinite(weight) and weight > 0):
-            raise ValueError(f"a weight must be a positive finite number, not {weight}")
 
 
 def _room(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:

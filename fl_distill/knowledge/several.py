@@ -1,5 +1,6 @@
 """Several sites' numbers added in one pass over memory, by as many threads as torch uses; needs numba."""
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -18,6 +19,7 @@ _PIECE = 1 << 18
 
 Numbers = NDArray[np.float32]
 Kernel = Callable[..., bool]
+log = logging.getLogger("fl_distill.server")
 
 
 def available() -> bool:
@@ -28,14 +30,19 @@ def available() -> bool:
 def add_up(
     sums: Sequence[Numbers], sites: Sequence[Sequence[Numbers]], weights: Sequence[float], largest: float
 ) -> list[int]:
-    """sums = sum_k w_k x_k: places of sites among which a number is NaN or beyond `largest`.
+    """Fill the vectors of `sums` with sum_k w_k x_k; returns places of sites who may have sent bad numbers.
 
-    Vectors of `sums`, whatever they hold before, and of each site are of the same sizes. Each site's are added after
-    those before it, which gives the bits that `sums.add_(x, alpha=w)` gives in torch. Raises RuntimeError where it is
-    not `available`.
+    Places are in order, and of a whole pass: `SITES` sites among which a number is NaN or beyond `largest`. Vectors
+    are contiguous float32, those of a site of the sizes of `sums`. Each site's are added after those before it, which
+    gives the bits that `sums.add_(x, alpha=w)` gives in torch. Raises ValueError where sizes differ, and RuntimeError
+    where it is not `available`.
     """
     if (add := _kernel()) is None:
         raise RuntimeError("adding several sites at once needs numba: pip install 'fl-distill[fast]'")
+    sizes = [vector.size for vector in sums]
+    for place, site in enumerate(sites):
+        if (found := [vector.size for vector in site]) != sizes:
+            raise ValueError(f"site {place} has vectors of {found} numbers, expected {sizes}")
     return _in_pieces(add, sums, sites, weights, largest)
 
 
@@ -48,7 +55,8 @@ def _in_pieces(
 ) -> list[int]:
     # Who is missing in the last pass says 0, with weight -0: that adds -0, which changes no number, not even a -0.
     passes, zero, limit = range(0, len(sites), SITES), np.zeros(_PIECE, np.float32), np.float32(largest)
-    factors = [np.float32(weight) for weight in weights] + [np.float32(-0.0)] * (SITES - 1)
+    padded = [*weights, *[-0.0] * SITES]
+    factors = [tuple(map(np.float32, padded[first : first + SITES])) for first in passes]
     pieces = [(part, *row) for row in zip(sums, *sites, strict=True) for part in _parts(row[0].size)]
     pieces.sort(key=lambda piece: piece[0].start - piece[0].stop)  # small ones last, so that threads end together
     waiting = iter(pieces)  # a list's iterator can serve several threads
@@ -58,11 +66,11 @@ def _in_pieces(
         for part, total, *numbers in waiting:
             total = total[part]
             total.fill(-0.0)
-            missing = [_readable(zero, slice(total.size))] * (SITES - 1)
-            parts = [*[_readable(x, part) for x in numbers], *missing]
+            missing = [_readable(zero, slice(total.size))] * SITES
             for first in passes:
-                chosen = slice(first, first + SITES)
-                if not add(total, tuple(parts[chosen]), tuple(factors[chosen]), limit):
+                parts = [_readable(x, part) for x in numbers[first : first + SITES]]
+                parts += missing[len(parts) :]
+                if not add(total, tuple(parts), factors[first // SITES], limit):
                     suspects.add(first)
         return suspects
 
@@ -90,9 +98,12 @@ def _kernel() -> Kernel | None:
         return None
     try:
         from .kernel import add
-    except ImportError:  # it refuses versions of numpy that it does not know
+
+        good = _rounds_like_torch(add)
+    except Exception as error:  # whatever is wrong with it costs a round some time, and no more
+        log.warning("numba is installed and does not work here: %s: %s", type(error).__name__, error)
         return None
-    return add if _rounds_like_torch(add) else None
+    return add if good else None
 
 
 def _rounds_like_torch(add: Kernel) -> bool:

@@ -4,14 +4,15 @@
 
 Every number is of a process of its own, which keeps freed memory as this package's servers do. GB/s are of the
 replies' float32 numbers, which lie in memory as messages, each in its own (200 take 9 GB). Memory is the peak above
-what was there before, the replies among it, in models; where numba adds, numba is a part of it. `one by one`: the
-replies come from an iterator, which says nothing of the next one.
+what was there before, the replies and numba among it, in models. `one by one`: the replies come from an iterator, which
+says nothing of the next one.
 """
 
 import argparse
+import ctypes
+import gc
 import json
 import math
-import resource
 import statistics
 import subprocess
 import sys
@@ -23,6 +24,7 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from torch import Tensor
 
+from fl_distill.knowledge import several
 from fl_distill.runtime.flower_private import identity
 from fl_distill.runtime.memory import keep_freed_memory
 
@@ -125,18 +127,28 @@ def measured(case: str, count: int, reps: int, threads: int) -> dict[str, float]
     size = sum(tensor.numel() * 4 for tensor in model(0).values())
     held = [ArrayRecord.from_torch_state_dict(model(at)) for at in range(min(count, DRAWN))]
     messages = list(replies(count, lambda at: held[at] if at < DRAWN else copied(held[at % DRAWN])))
-    aggregate, before, seconds = CASES[case](), resident(), []
+    several.available()  # numba and what it compiles are there once a process
+    aggregate, seconds = CASES[case](), []
+    before = peak_from_here()
     for _ in range(reps):
         began = time.perf_counter()
         aggregate(messages)
         seconds.append(time.perf_counter() - began)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return {"speed": count * size / statistics.median(seconds) / 1e9, "models": (peak - before) / size}
+    return {"speed": count * size / statistics.median(seconds) / 1e9, "models": (memory("VmHWM") - before) / size}
 
 
-def resident() -> int:
-    with open("/proc/self/statm", encoding="ascii") as file:
-        return int(file.read().split()[1]) * resource.getpagesize()
+def peak_from_here() -> int:
+    """Give back what is free, and begin the peak anew: bytes in use."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    with open("/proc/self/clear_refs", "w", encoding="ascii") as file:
+        file.write("5")
+    return memory("VmRSS")
+
+
+def memory(key: str) -> int:
+    with open("/proc/self/status", encoding="ascii") as file:
+        return next(int(line.split()[1]) * 1024 for line in file if line.startswith(key))
 
 
 def main() -> None:
