@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -72,11 +73,14 @@ class Collector:
         while waiting and time.monotonic() < deadline:
             self.check_stop()
             before = time.monotonic()
-            arrived = [r for r in grid.pull_messages(list(waiting)) if r.metadata.reply_to_message_id in waiting]
-            for message in arrived:
+            found = deque(r for r in grid.pull_messages(list(waiting)) if r.metadata.reply_to_message_id in waiting)
+            arrived = len(found)
+            while found:
+                message = found.popleft()
                 reply = _reply(message, *waiting.pop(message.metadata.reply_to_message_id))
                 good += reply.fault is None
                 yield reply
+                del message, reply  # decoded in place by now: a whole model where a few bytes arrived
             cut = time.monotonic() + (math.inf if self.grace_s is None else self.grace_s)
             if arrived and good >= self.enough and cut < deadline:
                 deadline, late = cut, GRACE.format(self.grace_s)
@@ -100,6 +104,7 @@ def in_order(replies: Iterable[Reply], nodes: Sequence[int]) -> Iterator[Reply]:
     current = next(queue, None)
     for reply in replies:
         held[reply.node] = reply
+        del reply
         while current in held:
             yield held.pop(current)
             current = next(queue, None)

@@ -71,6 +71,7 @@ class Exchange:
         for one in arriving:
             self._ended = time.monotonic()
             yield one
+            del one
 
     def phases(self, began: float, scoring: float) -> dict[str, float]:
         """What a round took until now that began, and began to score its models, at these times (`time.monotonic`)."""

@@ -189,6 +189,7 @@ class Rounds:
             told[member.name] = _metrics(message)
             self._hooks.replied(number, member.name, None)
             yield message
+            del reply, message  # not held while the next one is awaited
 
     def _fail(self, row: Row, number: int, name: str, fault: str) -> None:
         row["failures"][name] = fault

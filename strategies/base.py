@@ -178,6 +178,7 @@ class SiteStrategy(Strategy, ABC):
                 yield read(reply, self.weight, self.partial_work)
             except BadUpdate as fault:
                 self.faults[reply.metadata.src_node_id] = str(fault)
+            del reply  # not held while the next one is awaited
 
     def _taken(self, replies: Iterable[Message]) -> Iterator[tuple[MetricRecord, float]]:
         """Metrics and weights of the replies that were combined, each as it arrives; the others become faults."""
@@ -187,6 +188,7 @@ class SiteStrategy(Strategy, ABC):
                 yield reply.metrics, reply.weight
             except BadUpdate as fault:
                 self.faults[reply.node] = str(fault)
+            del reply
 
     def _taken_at_once(self, replies: Iterable[Message]) -> Iterator[tuple[MetricRecord, float]]:
         """The same, of replies that are all there."""

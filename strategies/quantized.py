@@ -99,3 +99,4 @@ class Quantized(Strategy):
             if decoded.has_content():
                 heard(node)
             yield decoded
+            del reply, decoded  # not held while the next one is awaited
