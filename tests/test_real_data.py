@@ -52,7 +52,7 @@ def test_four_architectures_train_alone_on_cifar10(launch: Launch) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_mnist_under_strong_skew(launch: Launch) -> None:
-    work = ("local.epochs=2", "public=0.1", "runtime.workers=2")
+    work = ("local.epochs=2", "public=0.1", "evaluate.sites_every=0", "evaluate.server_every=9", "runtime.workers=2")
     done = launch("dataset=mnist", "sites=20", "partition.alpha=0.1", "model=lenet", "rounds=9", *work)
     assert done.summary["server_accuracy"] >= 0.97
 
@@ -60,14 +60,14 @@ def test_mnist_under_strong_skew(launch: Launch) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_fedavgs_published_line_is_reached_in_fewer_rounds(launch: Launch) -> None:
-    done = launch("experiment=repro/r2", "rounds=80", "sites=20", "runtime.workers=2")
+    done = launch("experiment=repro/r2", "rounds=40", "sites=20", "runtime.workers=2")
     assert done.summary["server_accuracy"] >= 0.9016
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_fedprox_beats_fedavg_where_sites_are_slow(launch: Launch) -> None:
-    fast = ("experiment=stragglers", "rounds=10", "sites=20", "runtime.workers=2")
+    fast = ("experiment=stragglers", "rounds=6", "sites=20", "runtime.workers=2")
     fedavg, fedprox = launch(*fast, "strategy=fedavg"), launch(*fast, "strategy=fedprox")
     assert fedprox.summary["server_accuracy"] > fedavg.summary["server_accuracy"] + 0.1
 
@@ -75,7 +75,7 @@ def test_fedprox_beats_fedavg_where_sites_are_slow(launch: Launch) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_fd_reaches_its_published_line(launch: Launch) -> None:
-    early = ("rounds=4", "evaluate.sites_every=4")
+    early = ("rounds=3", "evaluate.sites_every=3")
     done = launch("experiment=repro/r1", "strategy=fd", *early, "sites=10", "runtime.workers=2")
     assert done.summary["test_accuracy"] >= 0.7524
     bits = 8 * (done.summary["knowledge_up"] + done.summary["knowledge_down"]) / 10
@@ -85,5 +85,6 @@ def test_fd_reaches_its_published_line(launch: Launch) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_fedproto_reaches_its_published_line(launch: Launch) -> None:
-    done = launch("experiment=repro/r3", "strategy=fedproto", "rounds=30", "sites=20", "runtime.workers=2")
+    early = ("rounds=15", "evaluate.sites_every=15")
+    done = launch("experiment=repro/r3", "strategy=fedproto", *early, "sites=20", "runtime.workers=2")
     assert done.summary["local_accuracy"] >= 0.97

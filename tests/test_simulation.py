@@ -71,7 +71,13 @@ def test_local_training_on_ray_keeps_each_sites_model(launch: Launch, tmp_path: 
 
 def test_a_ray_worker_killed_mid_round_is_replaced(tmp_path: Path) -> None:
     process = command(
-        "rounds=5", "sites=6", "local.epochs=20", "track.plots=false", f"hydra.run.dir={tmp_path}/ray", "log=quiet"
+        "rounds=4",
+        "sites=6",
+        "local.epochs=20",
+        "evaluate.alone=false",
+        "track.plots=false",
+        f"hydra.run.dir={tmp_path}/ray",
+        "log=quiet",
     )
     deadline = time.monotonic() + 120
     actors: list[psutil.Process] = []
