@@ -20,9 +20,10 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from run import FLOOR
 
 KINDS = {"per_round_median": "a round", "wall": "the whole run, start to exit"}
-COLOURS = {  # of Okabe and Ito, which everybody can tell apart
+COLOURS = {  # of Okabe and Ito (the yellow of Tol's), which everybody can tell apart
     "nvflare": "#CC79A7",
     "flower": "#D55E00",
+    "PFLlib": "#CCBB44",
     "pfl-1": "#56B4E9",
     "pfl-2": "#009E73",
     "fl-distill simulation": "#E69F00",
@@ -63,7 +64,7 @@ def draw(found: Ratios, file: Path) -> None:
     plt.rcParams.update(
         {"svg.hashsalt": "bench", "font.size": 10, "axes.spines.top": False, "axes.spines.right": False}
     )
-    figure, panels = plt.subplots(len(KINDS), 1, figsize=(9, 5.6), layout="constrained")
+    figure, panels = plt.subplots(len(KINDS), 1, figsize=(11, 6), layout="constrained")
     for panel, (kind, title) in zip(panels, KINDS.items(), strict=True):
         for at, case in enumerate(cases):
             bars = [(place, found[job, case, kind]) for place, job in enumerate(jobs) if (job, case, kind) in found]
@@ -91,7 +92,7 @@ def draw(found: Ratios, file: Path) -> None:
     figure.supylabel("bare PyTorch, two processes = 1", fontsize=10)
     handles, labels = panels[0].get_legend_handles_labels()
     names = [NAMES.get(label, label) for label in labels]
-    figure.legend(handles, names, loc="outside lower center", ncols=min(5, len(names)), frameon=False)
+    figure.legend(handles, names, loc="outside lower center", ncols=min(4, len(names)), frameon=False)
     figure.savefig(file, metadata={"Date": None, "Creator": None})
     plt.close(figure)
 

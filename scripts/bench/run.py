@@ -4,8 +4,9 @@
 
 Without `--bench` (or FL_DISTILL_BENCH) there are no jobs to run: the folder holds their definitions, the floor and the
 peers. Every case runs in its own process with this interpreter, but pfl and NVFlare with that of their environment
-under `--venvs` (or BENCH_VENVS) where there is one; a wall time counts from spawn to exit. The table shows medians, and
-medians of ratios taken within a repetition, since absolute seconds drift on shared machines.
+under `--venvs` (or BENCH_VENVS) where there is one; PFLlib, which is no package, runs from a clone (`--pfllib`). A wall
+time counts from spawn to exit. The table shows medians, and medians of ratios taken within a repetition, since absolute
+seconds drift on shared machines.
 """
 
 import argparse
@@ -25,11 +26,13 @@ KNOWLEDGE = {"K1md": ("J1", "--method", "fedmd"), "K1ds": ("J1", "--method", "ds
 """Jobs of this folder's own, which no peer has, and what `knowledge_floor.py` is asked to do of them."""
 
 
-def cases(bench: Path, venvs: Path | None, job: str) -> dict[str, list[str]]:
+def cases(bench: Path, venvs: Path | None, pfllib: Path | None, job: str) -> dict[str, list[str]]:
     ours = [sys.executable, "-m", "fl_distill.cli", "--config-dir", str(HERE / "conf"), f"experiment={job}"]
     own = KNOWLEDGE.get(job)
     script = [str(HERE / "knowledge_floor.py"), *own] if own else [str(bench / "floor" / "floor.py"), job]
     peers = {"flower": [sys.executable, str(bench / "flower_stock" / "run_sim.py"), job], **others(bench, venvs, job)}
+    if pfllib is not None:
+        peers["PFLlib"] = [sys.executable, str(HERE / "pfllib.py"), job, str(pfllib)]
     return {
         FLOOR: [sys.executable, *script, "--procs", "2"],
         "floor-1": [sys.executable, *script, "--procs", "1"],
@@ -99,6 +102,7 @@ def main() -> None:
         "--bench", type=Path, default=os.environ.get("FL_DISTILL_BENCH"), help="folder of jobs and peers"
     )
     parser.add_argument("--venvs", type=Path, default=os.environ.get("BENCH_VENVS"), help="environments of peers")
+    parser.add_argument("--pfllib", type=Path, default=os.environ.get("BENCH_PFLLIB"), help="a clone of PFLlib")
     parser.add_argument("--jobs", default="J1,J2,J3")
     parser.add_argument("--reps", type=int, default=5)
     parser.add_argument("--only", default="", help="parts of the names of cases to run beside the floor, with commas")
@@ -108,9 +112,10 @@ def main() -> None:
     if options.bench is None:
         parser.error("--bench: the folder with common/fljobs.py, floor/ and flower_stock/ is needed")
     bench, venvs = options.bench.resolve(), options.venvs.absolute() if options.venvs else None
+    pfllib = options.pfllib.resolve() if options.pfllib else None
     parts = options.only.split(",")
     for job in options.jobs.split(","):
-        every = cases(bench, venvs, job)
+        every = cases(bench, venvs, pfllib, job)
         chosen = {n: c for n, c in every.items() if n == FLOOR or any(part in n for part in parts)}
         results: dict[str, list[dict[str, Any]]] = {name: [] for name in chosen}
         for repetition in range(options.reps):
