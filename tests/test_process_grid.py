@@ -184,7 +184,8 @@ def nothing_left() -> Iterator[None]:
     yield
     assert psutil.Process().children(recursive=True) == []
     if descriptors:
-        gc.collect()
+        if len(os.listdir("/proc/self/fd")) > descriptors:
+            gc.collect()  # what waits for it holds some, perhaps
         assert len(os.listdir("/proc/self/fd")) <= descriptors
     assert in_shared_memory() == shared
 
