@@ -88,7 +88,7 @@ class Rounds:
         score = not self._shared_model or (progress.open is not None and not self._e.evaluate.separately)
         config = ConfigRecord(
             {
-                "score": score and self._scores_due(number),
+                "score": score and self._sites_score(number - 1 if self._shared_model else number),
                 "alone": self._e.evaluate.alone and not self._shared_model,
                 "needed-from": self._hooks.oldest_saved(),
             }
@@ -215,11 +215,10 @@ class Rounds:
         row |= {key: finite(notes[key]) for key in ("agreement", "entropy") if key in notes}
         row["warnings"] += [*getattr(self._strategy, "troubles", ()), *collapse(notes)]
 
-    def _scores_due(self, number: int) -> bool:
-        """Whether sites score in round `number`: what they hold is of the round before where it is shared."""
+    def _sites_score(self, of: int, last: bool = False) -> bool:
+        """Whether sites score the model of round `of`, while they train or on their own; the last one always."""
         every = self._e.evaluate.sites_every
-        of = number - 1 if self._shared_model else number
-        return every > 0 and (of % every == 0 or of == self._e.rounds)
+        return every > 0 and (last or of % every == 0 or of == self._e.rounds)
 
     # ------------------------------------------------------------ rows and their ends
 
@@ -246,9 +245,7 @@ class Rounds:
         told: dict[str, Metrics] = {}
         if row is None:
             return
-        every = self._e.evaluate.sites_every
-        last = row["round"] == self._e.rounds or not self._e.evaluate.separately
-        due = every > 0 and (last or row["round"] % every == 0)
+        due = self._sites_score(row["round"], last=not self._e.evaluate.separately)
         began = time.monotonic()
         asked = self._free(self._present(row["round"]), row) if due else []
         members = {member.node: member for member in asked}

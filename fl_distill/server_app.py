@@ -5,7 +5,6 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from flwr.app import ArrayRecord, Context
 from flwr.serverapp import Grid, ServerApp
@@ -23,9 +22,10 @@ from .progress import NOTED, Progress
 from .registered import Registered
 from .roster import Member, Roster
 from .rounds import Hooks, Rounds
-from .rows import Row, architectures, finite
+from .rows import Row
 from .store import SiteStore
 from .strategies import Coding, Facts, SiteStrategy
+from .summary import Summary, summarise
 from .targets import call
 from .tracking import (
     Observer,
@@ -40,8 +40,6 @@ from .tracking import (
 )
 from .tracking.relay import Relay
 from .workplace import Workplace, workplace
-
-Summary = dict[str, Any]
 
 
 def serve(
@@ -257,30 +255,8 @@ class _Server:
         )
 
     def _summary(self, progress: Progress, status: str, reason: str) -> Summary:
-        keys = ("test_accuracy", "local_accuracy", "server_accuracy", "alone_accuracy", "gain")
-        last, best = progress.last or {}, progress.best or progress.last or {}
-        return {
-            "strategy": self._e.raw["names"]["strategy"],
-            "dataset": self._e.raw["names"]["dataset"],
-            "rounds": progress.logged,
-            "seed": self._e.seed,
-            "version": __version__,
-            "status": status,
-            "reason": reason,
-            **progress.totals,
-            **{key: finite(last.get(key)) for key in keys},
-            "selected": {key: best.get(key) for key in ("round", "validation_accuracy", *keys)},
-            "left_out": self._left_out(progress.failures),
-            "architectures": architectures(last.get("sites", {})),
-            "codec": {**last.get("codec", {}), "layers": self._coding.layers} if self._e.codec.any else {},
-            "sites": last.get("sites", {}),
-        }
-
-    def _left_out(self, failures: Mapping[str, str]) -> dict[str, str]:
-        """Who had no part in the last round, and why."""
-        missing = self._place.sites - len(self._roster.members) - len(self._roster.refused)
-        absent = {f"{missing} of {self._place.sites} sites": "not there"} if missing > 0 else {}
-        return {**failures, **self._roster.refused, **absent}
+        sites, layers = self._place.sites, self._coding.layers
+        return summarise(self._e, progress, self._roster, status, reason, sites=sites, layers=layers)
 
     def _finish(self, summary: Summary, status: Status) -> None:
         try:

@@ -114,16 +114,22 @@ def _parse(overrides: Sequence[str]) -> list[Override]:
 
 def _groups(places: Sequence[Path] = ()) -> dict[str, list[str]]:
     """The groups and their choices: this package's, and those in folders of the user's own."""
-    loader = GlobalHydra.instance().config_loader()
-    groups = {group: loader.get_group_options(group) for group in loader.list_groups("") if group != "hydra"}
-    for group, choices in groups.items():
-        for inner in loader.list_groups(group):
-            choices += [f"{inner}/{choice}" for choice in loader.get_group_options(f"{group}/{inner}")]
+    groups = dict(_shipped())
     for place in places:
         for path in place.glob("*/**/*.yaml"):
             group, *rest = path.relative_to(place).with_suffix("").parts
             groups[group] = sorted({*groups.get(group, []), "/".join(rest)})
     return dict(sorted(groups.items()))
+
+
+@lru_cache(maxsize=1)
+def _shipped() -> dict[str, list[str]]:
+    loader = GlobalHydra.instance().config_loader()
+    groups = {group: loader.get_group_options(group) for group in loader.list_groups("") if group != "hydra"}
+    for group, choices in groups.items():
+        for inner in loader.list_groups(group):
+            choices += [f"{inner}/{choice}" for choice in loader.get_group_options(f"{group}/{inner}")]
+    return groups
 
 
 def _places(overrides: Sequence[Override], search: Sequence[str]) -> list[Path]:

@@ -18,7 +18,8 @@ from ..config.experiment import typed
 from ..config.notes import notes
 from ..errors import ConfigError
 from ..jobs import job_is, server_of
-from ..server_app import Summary, serve
+from ..server_app import serve
+from ..summary import Summary
 from ..tracking import Observers, default_observers
 from ..workplace import job_text, workplace
 
