@@ -7,7 +7,7 @@ from flwr.app import ArrayRecord
 
 from .config.schema import Experiment
 from .rows import Row
-from .tracking.jsonl import TRAFFIC
+from .tracking import TRAFFIC
 from .tracking.spent import PHASES
 
 TOTALS = ("wall_s", *TRAFFIC)

@@ -12,7 +12,7 @@ from flwr.serverapp.strategy import Strategy
 
 from .asked import Asked
 from .codec import records_of
-from .collect import Collector, in_order
+from .collect import Collector, Reply, in_order
 from .config.schema import Experiment
 from .errors import BadUpdate, RunStopped
 from .guard import collapse, worse_than_alone
@@ -23,7 +23,7 @@ from .roster import Member, Roster
 from .rows import Row, add_scores, finite, mean, open_row, site_entry
 from .selection import away, sample, stragglers
 from .strategies import Coding, SiteStrategy
-from .tracking.jsonl import TRAFFIC
+from .tracking import TRAFFIC
 
 Metrics = Mapping[str, Any]
 
@@ -178,18 +178,24 @@ class Rounds:
                 row[key] += getattr(reply, key)
             if reply.owing:
                 self._owed.add(reply.node, number)
-            if reply.fault is not None or reply.message is None:
-                self._fail(row, number, member.name, reply.fault or "no answer")
-                continue
-            try:
-                message = self._coding.incoming(reply.message)
-            except BadUpdate as fault:
-                self._fail(row, number, member.name, str(fault))
+            message, fault = self._decoded(reply)
+            del reply
+            if message is None:
+                self._fail(row, number, member.name, fault)
                 continue
             told[member.name] = _metrics(message)
             self._hooks.replied(number, member.name, None)
             yield message
-            del reply, message  # not held while the next one is awaited
+            del message  # not held while the next one is awaited
+
+    def _decoded(self, reply: Reply) -> tuple[Message | None, str]:
+        """What a site said, or None and what is wrong with it."""
+        if reply.fault is not None or reply.message is None:
+            return None, reply.fault or "no answer"
+        try:
+            return self._coding.incoming(reply.message), ""
+        except BadUpdate as fault:
+            return None, str(fault)
 
     def _fail(self, row: Row, number: int, name: str, fault: str) -> None:
         row["failures"][name] = fault

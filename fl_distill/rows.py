@@ -4,7 +4,6 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from .tracking.groups import architectures as architectures
 from .tracking.groups import gain
 
 Row = dict[str, Any]

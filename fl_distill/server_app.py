@@ -25,7 +25,7 @@ from .rounds import Hooks, Rounds
 from .rows import Row
 from .store import SiteStore
 from .strategies import Coding, Facts, SiteStrategy
-from .summary import Summary, summarise
+from .summary import summarise
 from .targets import call
 from .tracking import (
     Observer,
@@ -34,6 +34,7 @@ from .tracking import (
     RunInfo,
     SiteInfo,
     Status,
+    Summary,
     default_observers,
     write_json_atomic,
     write_summary,

@@ -1,15 +1,15 @@
 """What a run says of itself at its end."""
 
 from collections.abc import Mapping
-from typing import Any
 
 from . import __version__
 from .config.schema import Experiment
 from .progress import Progress
 from .roster import Roster
-from .rows import architectures, finite
+from .rows import finite
+from .tracking import Summary
+from .tracking.groups import architectures
 
-Summary = dict[str, Any]
 SCORES = ("test_accuracy", "local_accuracy", "server_accuracy", "alone_accuracy", "gain")
 
 

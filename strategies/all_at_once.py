@@ -24,7 +24,7 @@ def worth_it(schema: Schema, count: int) -> bool:
 
 def mean_of(
     schema: Schema, contents: Sequence[RecordDict], weights: Sequence[float]
-) -> tuple[WeightedMean, dict[int, BadUpdate]]:
+) -> tuple[WeightedMean, dict[int, str]]:
     """The mean of the replies that are in order, bit for bit that of one after the other; by place what others lack."""
     models: dict[int, Model] = {}
     suspects: list[int] = []
@@ -52,10 +52,10 @@ def _mean(schema: Schema, models: Mapping[int, Model], weights: Sequence[float])
     return mean, [places[suspect] for suspect in suspects]
 
 
-def _fault(content: RecordDict, schema: Schema) -> BadUpdate | None:
+def _fault(content: RecordDict, schema: Schema) -> str | None:
     """What one would hear who takes this reply by itself."""
     try:
         decode(record_of(content, ARRAYS), schema)
     except BadUpdate as fault:
-        return fault
+        return str(fault)  # the error itself would hold all replies, by its traceback
     return None

@@ -196,7 +196,7 @@ class SiteStrategy(Strategy, ABC):
         faults = self._combine.take_all([reply.content for reply in usable], [reply.weight for reply in usable])
         for place, reply in enumerate(usable):
             if place in faults:
-                self.faults[reply.node] = str(faults[place])
+                self.faults[reply.node] = faults[place]
             else:
                 yield reply.metrics, reply.weight
 

@@ -70,7 +70,7 @@ class Combiner(ABC):
         """Whether `count` replies that are all there are faster added by `take_all` than by `take` one by one."""
         return False
 
-    def take_all(self, contents: Sequence[RecordDict], weights: Sequence[float]) -> Mapping[int, BadUpdate]:
+    def take_all(self, contents: Sequence[RecordDict], weights: Sequence[float]) -> Mapping[int, str]:
         """Add all of a round's replies right after `begin`: by place, what is wrong with those that were left out."""
         raise TypeError(f"{type(self).__name__} takes one reply at a time")
 

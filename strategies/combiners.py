@@ -33,7 +33,7 @@ class WeightAverage(Combiner):
         """Where the models are large and numba is at hand."""
         return worth_it(self._schema, count)
 
-    def take_all(self, contents: Sequence[RecordDict], weights: Sequence[float]) -> Mapping[int, BadUpdate]:
+    def take_all(self, contents: Sequence[RecordDict], weights: Sequence[float]) -> Mapping[int, str]:
         """Add all sites' weights, several in one pass over memory."""
         self._mean, faults = mean_of(self._schema, contents, weights)
         return faults

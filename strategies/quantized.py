@@ -87,8 +87,9 @@ class Quantized(Strategy):
             try:
                 decoded = self.coding.incoming(reply)
             except BadUpdate as fault:
-                self.faults[node] = str(fault)
-                logging.getLogger("flwr").warning("node %s: %s", node, fault)
+                self.faults[node] = why = str(fault)
+                logging.getLogger("flwr").warning("node %s: %s", node, why)
+                del reply
                 continue
             if len(self.coding.plain) > plain:
                 logging.getLogger("flwr").warning(

@@ -23,8 +23,7 @@ from fl_distill.codec.decoding import LARGEST
 from fl_distill.knowledge import WeightedMean, mean, several
 from fl_distill.knowledge.several import Numbers
 from fl_distill.runtime.flower_private import identity
-from fl_distill.strategies import FedAvg, Sender
-from fl_distill.strategies.combiner import Combiner
+from fl_distill.strategies import FedAvg
 
 from .test_strategies import Nodes
 
@@ -202,35 +201,18 @@ def test_what_is_added_at_once_is_the_mean_of_a_float64_reference(monkeypatch: p
     assert (decode(arrays)["weight"] - exact).abs().max() < 1e-6
 
 
-def test_no_reply_is_held_while_the_next_is_taken() -> None:
-    alive: weakref.WeakSet[Message] = weakref.WeakSet()
-    seen: list[int] = []
-
-    def arriving() -> Iterable[Message]:
-        for node in range(1, 5):
-            message = reply("good", node)
-            alive.add(message)
-            yield message
-            del message
-
-    class Spy(Combiner):
-        def begin(self, sent: ArrayRecord, number: int) -> None:
-            pass
-
-        def take(self, content: RecordDict, weight: float, sender: Sender) -> None:
-            seen.append(len(alive))
-
-        def settle(self) -> None:
-            pass
-
-    strategy = FedAvg()
-    strategy._combine = Spy()
+def test_a_bad_reply_keeps_no_other_alive(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(several, "WORTH", 0)
+    replies = [reply(kind, node) for node, kind in enumerate(("good", "nan", "short", "good"), 1)]
+    contents = [weakref.ref(message.content) for message in replies]
     gc.disable()
     try:
-        strategy.aggregate_train(1, arriving())
+        _, _, faults = outcome(replies)
+        replies.clear()
+        assert [content() for content in contents] == [None] * 4
     finally:
         gc.enable()
-    assert seen == [1, 1, 1, 1]
+    assert faults.keys() == {2, 3}
 
 
 def test_few_numbers_and_streams_do_without(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -251,6 +233,9 @@ def test_without_numba_nothing_else_changes(monkeypatch: pytest.MonkeyPatch) -> 
     assert outcome(replies) == found
     with pytest.raises(RuntimeError, match=r"fl-distill\[fast\]"):
         several.add_up([], [], [], LARGEST)
+    monkeypatch.undo()
+    monkeypatch.setattr(several, "find_spec", lambda _: None)
+    assert several._kernel.__wrapped__() is None
 
 
 @pytest.mark.parametrize(
@@ -267,7 +252,8 @@ def test_a_numba_that_does_not_work_is_none(broken: str, tmp_path: Path, monkeyp
     (tmp_path / "numba.py").write_text(broken)
     monkeypatch.syspath_prepend(tmp_path)
     for module in ("numba", "fl_distill.knowledge.kernel"):
-        monkeypatch.delitem(sys.modules, module, raising=False)
+        monkeypatch.setitem(sys.modules, module, None)  # remembered: afterwards it is as before
+        del sys.modules[module]
     assert several._kernel.__wrapped__() is None
 
 

@@ -5,8 +5,7 @@ from collections.abc import Iterable, Iterator
 
 import pytest
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
-from flwr.serverapp.strategy import Strategy
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 
 from fl_distill.codec import decode, encode
 from fl_distill.collect import Collector, in_order
@@ -57,17 +56,29 @@ def train(message: Message, context: Context) -> Message:
     return Message(RecordDict({"arrays": encode(moved), "metrics": scores}), reply_to=message)
 
 
+def spoiled(reply: Message) -> None:
+    """Cut off the end of what it holds."""
+    arrays = reply.content["arrays"]
+    assert isinstance(arrays, ArrayRecord)
+    name, array = next(iter(arrays.items()))
+    arrays[name] = Array(array.dtype, array.shape, array.stype, array.data[:-3])
+
+
+@pytest.mark.parametrize("bad", [set(), {2}], ids=["all good", "one bad"])
 @pytest.mark.parametrize("strategy", [FedAvg(), Quantized(FedAvg(), up="int8", down="int8")], ids=["plain", "coded"])
-def test_a_strategy_holds_no_reply_while_it_awaits_the_next(strategy: Strategy) -> None:
+def test_a_strategy_holds_no_reply_while_it_awaits_the_next(strategy: FedAvg | Quantized, bad: set[int]) -> None:
     alive = []
 
     def replies(messages: list[Message]) -> Iterator[Message]:
         sent: list[weakref.ref[Message]] = []
         while messages:
             alive.append(count(sent))
-            to = Message(messages[0].content, messages.pop(0).metadata.dst_node_id, "train", group_id="1")
+            node = messages[0].metadata.dst_node_id
+            to = Message(messages.pop(0).content, node, "train", group_id="1")
             reply = quantized(to, Context(7, 1, {}, RecordDict(), {}), train)
             sent.append(weakref.ref(reply))
+            if node in bad:
+                spoiled(reply)
             yield reply
             del reply
 
@@ -76,4 +87,5 @@ def test_a_strategy_holds_no_reply_while_it_awaits_the_next(strategy: Strategy) 
         arrays, _ = strategy.aggregate_train(1, replies(messages))
     assert isinstance(arrays, ArrayRecord)
     assert torch.allclose(decode(arrays)["weight"], MODEL["weight"] + 0.01, atol=1e-2)
+    assert set(strategy.faults) == bad
     assert alive == [0, 0, 0]

@@ -103,6 +103,8 @@ def _kernel() -> Kernel | None:
     except Exception as error:  # whatever is wrong with it costs a round some time, and no more
         log.warning("numba is installed and does not work here: %s: %s", type(error).__name__, error)
         return None
+    if not good:
+        log.warning("numba is installed and rounds otherwise than torch here: it is not used")
     return add if good else None
 
 

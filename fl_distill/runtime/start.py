@@ -19,8 +19,7 @@ from ..config.notes import notes
 from ..errors import ConfigError
 from ..jobs import job_is, server_of
 from ..server_app import serve
-from ..summary import Summary
-from ..tracking import Observers, default_observers
+from ..tracking import Observers, Summary, default_observers
 from ..workplace import job_text, workplace
 
 ABREAST = 32

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any, final
 
 from ..errors import ConfigError
-from .observer import Row, Summary
+from .observer import TRAFFIC, Row, Summary
 from .text import natural
 
-TRAFFIC = ("bytes_up", "bytes_down", "knowledge_up", "knowledge_down")
 _SCORES = ("test_accuracy", "alone_accuracy", "gain", "local_accuracy", "server_accuracy")
 _TOTALS = ("wall_s", *TRAFFIC, *_SCORES)
 ROUND_KEYS = ("round", *_TOTALS, "agreement", "entropy", "warnings", "failures", "sites")

@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TextIO, final
 
+TRAFFIC = ("bytes_up", "bytes_down", "knowledge_up", "knowledge_down")
+"""What is counted of the messages of a round and of each of its sites; knowledge is the tensors among the bytes."""
+
 Row = dict[str, Any]
 """One round, with the keys of `rounds.jsonl`."""
 
