@@ -26,16 +26,19 @@ def run(case: str, repetition: int, seconds: float) -> dict[str, object]:
 def test_the_plot_shows_ratios_within_a_repetition_and_no_path_of_this_machine(tmp_path: Path) -> None:
     failed = {"job": "J9", "case": "flower", "repetition": 1, "error": "it died"}
     slow_machine = [run("floor-2", 1, 5.0), run("fl-distill local", 1, 20.0)]
-    done = plotted(tmp_path, run("floor-2", 0, 1.0), run("fl-distill local", 0, 4.0), *slow_machine, failed)
+    another_run = [run("floor-2", 0, 10.0), run("pfl-1", 0, 70.0)]
+    first = [run("floor-2", 0, 1.0), run("fl-distill local", 0, 4.0)]
+    done = plotted(tmp_path, *first, *slow_machine, failed, *another_run)
     assert done.returncode == 0, done.stderr
     picture = (tmp_path / "plot.svg").read_text(encoding="utf-8")
     assert "<!-- 4.00 -->" in picture
+    assert "<!-- 7.00 -->" in picture
     assert "<!-- fl-distill local -->" in picture
     assert "<!-- stock Flower -->" not in picture
     assert str(tmp_path) not in picture
     assert str(ROOT) not in picture
     before = picture.encode()
-    plotted(tmp_path, run("floor-2", 0, 1.0), run("fl-distill local", 0, 4.0))
+    plotted(tmp_path, *first, *another_run)
     assert (tmp_path / "plot.svg").read_bytes() == before, "the same numbers are the same file"
 
 

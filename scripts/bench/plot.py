@@ -43,16 +43,19 @@ Ratios = dict[tuple[str, str, str], float]
 
 
 def ratios(runs: Iterable[Mapping[str, Any]]) -> Ratios:
-    """The median ratio to the floor by job, case and kind of time."""
-    good = [run for run in runs if "error" not in run]
-    floors = {(run["job"], run["repetition"]): run for run in good if run["case"] == FLOOR}
+    """The median ratio to the floor by job, case and kind of time; the floor comes first in each repetition."""
+    floors: dict[str, Mapping[str, Any]] = {}
     found: dict[tuple[str, str, str], list[float]] = {}
-    for run in good:
-        floor = floors.get((run["job"], run["repetition"]))
-        if floor is None or run["case"] == FLOOR:
+    for run in runs:
+        job, case = run["job"], run["case"]
+        if case == FLOOR:
+            floors[job] = run
+            continue
+        floor = floors.get(job)
+        if floor is None or floor["repetition"] != run["repetition"] or "error" in run or "error" in floor:
             continue
         for kind in KINDS:
-            found.setdefault((run["job"], run["case"], kind), []).append(run[kind] / floor[kind])
+            found.setdefault((job, case, kind), []).append(run[kind] / floor[kind])
     return {key: statistics.median(values) for key, values in found.items()}
 
 
