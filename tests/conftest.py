@@ -34,6 +34,7 @@ SMALL = (
     "runtime.workers=0",
     "rounds=3",
     "sites=4",
+    "local.epochs=2",
     "track.plots=false",
     "log=quiet",
 )
@@ -92,6 +93,8 @@ def launch(tmp_path: Path) -> Launch:
         count += 1
         folder = tmp_path / f"run-{count}"
         keys = {text.partition("=")[0] for text in overrides}
+        if "experiment" in keys:
+            keys.add("local.epochs")  # how long sites train is the experiment's affair
         rest = [text for text in SMALL if text.partition("=")[0] not in keys]
         got = cli.run([*rest, *overrides, f"hydra.run.dir={folder}"])
         assert got == code, f"exit code {got}, expected {code}"

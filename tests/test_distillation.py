@@ -6,7 +6,7 @@ from .conftest import Launch
 
 
 def test_the_default_experiment_is_worth_it(launch: Launch, capsys: pytest.CaptureFixture[str]) -> None:
-    done = launch("strategy=fedmd", "sites=8", "rounds=15", "runtime.workers=2", "log=info")
+    done = launch("strategy=fedmd", "sites=8", "rounds=15", "local.epochs=5", "runtime.workers=2", "log=info")
     last = done.summary
     assert last["gain"] > 0.15
     assert last["gain"] == pytest.approx(last["test_accuracy"] - last["alone_accuracy"])
@@ -22,7 +22,7 @@ def test_the_default_experiment_is_worth_it(launch: Launch, capsys: pytest.Captu
 @pytest.mark.parametrize("rule", ["era", "median", "vote"])
 def test_any_rule_lifts_mixed_models_over_local_training(launch: Launch, rule: str) -> None:
     mix = ("models=[mlp,gru]", "sites=8", "public=0.3")
-    work = ("rounds=9", "strategy.warmup=4", "evaluate.sites_every=9", "runtime.workers=2")
+    work = ("rounds=9", "local.epochs=5", "strategy.warmup=4", "evaluate.sites_every=9", "runtime.workers=2")
     done = launch("strategy=fedmd", f"combine={rule}", *mix, *work)
     assert done.summary["gain"] > 0.05
 

@@ -35,7 +35,7 @@ def test_hospitals_with_models_of_their_own_learn_from_each_other(launch: Launch
 
 def test_other_pictures_serve_as_public_examples_for_digits(launch: Launch) -> None:
     crops = ("public_dataset=cifar10", "public_examples=300", "public=0")
-    done = launch("strategy=fedmd", "model=mixed", *crops, "strategy.warmup=2", "rounds=2")
+    done = launch("strategy=fedmd", "model=mixed", *crops, "strategy.warmup=0", "rounds=2")
     assert not any(row["failures"] for row in done.rows)
 
 
@@ -80,7 +80,7 @@ def test_fd_reaches_its_published_line(launch: Launch) -> None:
     done = launch("experiment=repro/r1", "strategy=fd", *early, "sites=10", "runtime.workers=2")
     assert done.summary["test_accuracy"] >= 0.7524
     bits = 8 * (done.summary["knowledge_up"] + done.summary["knowledge_down"]) / 10
-    assert bits <= 102_400  # of each device, as the paper counts
+    assert bits <= 102_400 * 3 / 16  # of each device, as the paper counts, which has 16 rounds
 
 
 @pytest.mark.slow

@@ -297,11 +297,12 @@ def test_a_run_that_ended_early_ends_there_again_when_resumed(launch: Launch) ->
 
 def test_a_used_folder_holds_nothing_that_a_resumption_could_mistake(launch: Launch, tmp_path: Path) -> None:
     folder = f"hydra.run.dir={tmp_path}/used"
-    small = ("runtime=local", "runtime.workers=0", "sites=3", "track.plots=false", "log=quiet", *FEW)
+    same_work = (*FEW, "sites=3", "local.epochs=1")
+    small = ("runtime=local", "runtime.workers=0", "track.plots=false", "log=quiet", *same_work)
     assert cli.run([*small, "rounds=5", folder]) == 0
     assert cli.run([*small, "rounds=2", "seed=5", folder]) == 0
     assert cli.run([f"resume={tmp_path}/used", "rounds=3", "log=quiet"]) == 0
-    assert Finished(tmp_path / "used", 0).rows == launch(*FEW, "sites=3", "seed=5", "rounds=3").rows
+    assert Finished(tmp_path / "used", 0).rows == launch(*same_work, "seed=5", "rounds=3").rows
 
 
 def test_resuming_changes_one_setting_and_keeps_its_neighbours(launch: Launch) -> None:

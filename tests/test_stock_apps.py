@@ -24,7 +24,7 @@ def test_stock_start_gives_the_same_model_as_our_own_loop(
     strategy: SiteStrategy, launch: Launch, tmp_path: Path
 ) -> None:
     name = type(strategy).__name__.lower()
-    settings = {"fedprox": ["strategy.mu=0.1"], "fedsgd": ["strategy.lr=0.1"]}.get(name, [])
+    settings = ["local.epochs=1", *{"fedprox": ["strategy.mu=0.1"], "fedsgd": ["strategy.lr=0.1"]}.get(name, [])]
     config, _ = composed([f"strategy={name}", *settings, "sites=4"])
     job = job_text(config, tmp_path)
     with ProcessGrid(make_app(job_is(job)), nodes=4, workers=0) as grid:
@@ -36,7 +36,7 @@ def test_stock_start_gives_the_same_model_as_our_own_loop(
 
 def test_knowledge_travels_under_stock_start_too(launch: Launch, tmp_path: Path) -> None:
     """What the server must know, it is told; the rest is Flower's own loop."""
-    settings = ["strategy.examples=80", "strategy.warmup=1", "strategy.server.epochs=1", "public=0.3"]
+    settings = ["strategy.examples=80", "strategy.warmup=1", "strategy.server.epochs=1", "public=0.3", "local.epochs=1"]
     config, _ = composed(["strategy=dsfl", "sites=4", *settings])
     job = job_text(config, tmp_path)
     place = workplace(job)
