@@ -47,7 +47,7 @@ ROOMS: dict[str, set[str]] = {
     | LEAVES
     | own("knowledge", "codec", "learning", "data.types"),
     "tracking": {"rich", "matplotlib", "wandb"} | own("errors", "locks"),
-    "config": {"hydra", "omegaconf"} | LEAVES | own("codec", "learning", "models", "quantize"),
+    "config": {"hydra", "omegaconf"} | LEAVES | own("codec", "conf", "learning", "models", "quantize"),
     "policy": {"yaml"} | LEAVES | own("codec.rate", "config", "halves.leaving"),
     "deploy": {"cryptography", "yaml"}
     | own("errors", "locks", "programs", "registered", "__version__", "client_app", "policy")

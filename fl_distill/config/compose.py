@@ -15,6 +15,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from .. import conf
 from ..errors import ConfigError
 from ..targets import TARGET, nearest
 from .elsewhere import SETTINGS, elsewhere
@@ -62,8 +63,7 @@ def composed(overrides: Sequence[str], config_dir: str | None = None) -> tuple[C
 
 def options() -> dict[str, list[str]]:
     """The configuration groups and what can be chosen in each."""
-    with _lock, _hydra(None):
-        return _groups()
+    return _groups()
 
 
 def swept(overrides: Sequence[str]) -> list[list[str]]:
@@ -114,22 +114,12 @@ def _parse(overrides: Sequence[str]) -> list[Override]:
 
 def _groups(places: Sequence[Path] = ()) -> dict[str, list[str]]:
     """The groups and their choices: this package's, and those in folders of the user's own."""
-    groups = dict(_shipped())
-    for place in places:
+    groups: dict[str, set[str]] = {}
+    for place in (Path(conf.__path__[0]), *places):
         for path in place.glob("*/**/*.yaml"):
             group, *rest = path.relative_to(place).with_suffix("").parts
-            groups[group] = sorted({*groups.get(group, []), "/".join(rest)})
-    return dict(sorted(groups.items()))
-
-
-@lru_cache(maxsize=1)
-def _shipped() -> dict[str, list[str]]:
-    loader = GlobalHydra.instance().config_loader()
-    groups = {group: loader.get_group_options(group) for group in loader.list_groups("") if group != "hydra"}
-    for group, choices in groups.items():
-        for inner in loader.list_groups(group):
-            choices += [f"{inner}/{choice}" for choice in loader.get_group_options(f"{group}/{inner}")]
-    return groups
+            groups.setdefault(group, set()).add("/".join(rest))
+    return {group: sorted(choices) for group, choices in sorted(groups.items())}
 
 
 def _places(overrides: Sequence[Override], search: Sequence[str]) -> list[Path]:
