@@ -6,8 +6,7 @@ from dataclasses import dataclass, field
 from flwr.app import ArrayRecord
 
 from .config.schema import Experiment
-from .rows import Row
-from .tracking import TRAFFIC
+from .tracking import TRAFFIC, Row
 from .tracking.spent import PHASES
 
 TOTALS = ("wall_s", *TRAFFIC)

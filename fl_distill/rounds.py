@@ -20,10 +20,10 @@ from .owed import Owed
 from .phases import Exchange
 from .progress import Progress
 from .roster import Member, Roster
-from .rows import Row, add_scores, finite, mean, open_row, site_entry
+from .rows import add_scores, finite, mean, open_row, site_entry
 from .selection import away, sample, stragglers
 from .strategies import Coding, SiteStrategy
-from .tracking import TRAFFIC
+from .tracking import TRAFFIC, Row
 
 Metrics = Mapping[str, Any]
 

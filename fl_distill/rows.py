@@ -4,9 +4,8 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from .tracking import Row
 from .tracking.groups import gain
-
-Row = dict[str, Any]
 
 
 def open_row(number: int) -> Row:

@@ -22,7 +22,6 @@ from .progress import NOTED, Progress
 from .registered import Registered
 from .roster import Member, Roster
 from .rounds import Hooks, Rounds
-from .rows import Row
 from .store import SiteStore
 from .strategies import Coding, Facts, SiteStrategy
 from .summary import summarise
@@ -31,6 +30,7 @@ from .tracking import (
     Observer,
     Observers,
     RoundLog,
+    Row,
     RunInfo,
     SiteInfo,
     Status,
@@ -256,8 +256,9 @@ class _Server:
         )
 
     def _summary(self, progress: Progress, status: str, reason: str) -> Summary:
-        sites, layers = self._place.sites, self._coding.layers
-        return summarise(self._e, progress, self._roster, status, reason, sites=sites, layers=layers)
+        return summarise(
+            self._e, progress, self._roster, status, reason, sites=self._place.sites, layers=self._coding.layers
+        )
 
     def _finish(self, summary: Summary, status: Status) -> None:
         try:

@@ -7,10 +7,8 @@ from .config.schema import Experiment
 from .progress import Progress
 from .roster import Roster
 from .rows import finite
-from .tracking import Summary
+from .tracking import SCORES, Summary
 from .tracking.groups import architectures
-
-SCORES = ("test_accuracy", "local_accuracy", "server_accuracy", "alone_accuracy", "gain")
 
 
 def summarise(

@@ -87,7 +87,7 @@ class Quantized(Strategy):
             try:
                 decoded = self.coding.incoming(reply)
             except BadUpdate as fault:
-                self.faults[node] = why = str(fault)
+                self.faults[node] = why = str(fault)  # a log that keeps the error would keep the reply
                 logging.getLogger("flwr").warning("node %s: %s", node, why)
                 del reply
                 continue

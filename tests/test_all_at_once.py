@@ -233,7 +233,9 @@ def test_without_numba_nothing_else_changes(monkeypatch: pytest.MonkeyPatch) -> 
     assert outcome(replies) == found
     with pytest.raises(RuntimeError, match=r"fl-distill\[fast\]"):
         several.add_up([], [], [], LARGEST)
-    monkeypatch.undo()
+
+
+def test_where_numba_is_not_installed_there_is_no_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(several, "find_spec", lambda _: None)
     assert several._kernel.__wrapped__() is None
 
@@ -252,7 +254,8 @@ def test_a_numba_that_does_not_work_is_none(broken: str, tmp_path: Path, monkeyp
     (tmp_path / "numba.py").write_text(broken)
     monkeypatch.syspath_prepend(tmp_path)
     for module in ("numba", "fl_distill.knowledge.kernel"):
-        monkeypatch.setitem(sys.modules, module, None)  # remembered: afterwards it is as before
+        # Unlike `delitem`, this remembers a module that was not there, and takes the broken one away afterwards.
+        monkeypatch.setitem(sys.modules, module, None)
         del sys.modules[module]
     assert several._kernel.__wrapped__() is None
 

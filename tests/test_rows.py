@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fl_distill.rows import Row, add_scores, mean, open_row, site_entry
-from fl_distill.tracking import RoundLog
+from fl_distill.rows import add_scores, mean, open_row, site_entry
+from fl_distill.tracking import RoundLog, Row
 from fl_distill.tracking.groups import architectures
 
 

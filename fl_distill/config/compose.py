@@ -32,7 +32,7 @@ _lock = threading.Lock()
 def _composed(overrides: tuple[str, ...], config_dir: str | None) -> tuple[Config, Config]:
     with _lock, _hydra(config_dir) as search:
         parsed = _parse(overrides)
-        groups = _groups(_places(parsed, search))
+        groups = options(_places(parsed, search))
         search += [_line(o) for o in parsed if o.key_or_group == "hydra.searchpath"]
         parsed = [o for o in parsed if o.key_or_group != "hydra.searchpath"]
         faults = _sweep_faults(parsed) + _group_faults(parsed, groups)
@@ -61,9 +61,14 @@ def composed(overrides: Sequence[str], config_dir: str | None = None) -> tuple[C
     return _composed(tuple(overrides), config_dir)
 
 
-def options() -> dict[str, list[str]]:
-    """The configuration groups and what can be chosen in each."""
-    return _groups()
+def options(places: Sequence[Path] = ()) -> dict[str, list[str]]:
+    """The configuration groups and what can be chosen in each: this package's, and those in folders of the user's."""
+    groups: dict[str, set[str]] = {}
+    for place in (Path(conf.__path__[0]), *places):
+        for path in place.glob("*/**/*.yaml"):
+            group, *rest = path.relative_to(place).with_suffix("").parts
+            groups.setdefault(group, set()).add("/".join(rest))
+    return {group: sorted(choices) for group, choices in sorted(groups.items())}
 
 
 def swept(overrides: Sequence[str]) -> list[list[str]]:
@@ -110,16 +115,6 @@ def _parse(overrides: Sequence[str]) -> list[Override]:
     if faults:
         raise ConfigError(faults)
     return parsed
-
-
-def _groups(places: Sequence[Path] = ()) -> dict[str, list[str]]:
-    """The groups and their choices: this package's, and those in folders of the user's own."""
-    groups: dict[str, set[str]] = {}
-    for place in (Path(conf.__path__[0]), *places):
-        for path in place.glob("*/**/*.yaml"):
-            group, *rest = path.relative_to(place).with_suffix("").parts
-            groups.setdefault(group, set()).add("/".join(rest))
-    return {group: sorted(choices) for group, choices in sorted(groups.items())}
 
 
 def _places(overrides: Sequence[Override], search: Sequence[str]) -> list[Path]:

@@ -2,10 +2,11 @@
 
 from .defaults import default_observers
 from .jsonl import RoundLog, read, write_json_atomic, write_summary
-from .observer import TRAFFIC, Observer, Observers, Row, RunInfo, SiteInfo, Status, Summary
+from .observer import SCORES, TRAFFIC, Observer, Observers, Row, RunInfo, SiteInfo, Status, Summary
 from .sweep import sweep_table
 
 __all__ = [
+    "SCORES",
     "TRAFFIC",
     "Observer",
     "Observers",

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any, final
 
 from ..errors import ConfigError
-from .observer import TRAFFIC, Row, Summary
+from .observer import SCORES, TRAFFIC, Row, Summary
 from .text import natural
 
-_SCORES = ("test_accuracy", "alone_accuracy", "gain", "local_accuracy", "server_accuracy")
-_TOTALS = ("wall_s", *TRAFFIC, *_SCORES)
+_TOTALS = ("wall_s", *TRAFFIC, *SCORES)
 ROUND_KEYS = ("round", *_TOTALS, "agreement", "entropy", "warnings", "failures", "sites")
 SITE_KEYS = ("model", "examples", "loss", "test_accuracy", "alone_accuracy", "local_accuracy", *TRAFFIC)
 SUMMARY_KEYS = ("strategy", "rounds", "seed", "version", "status", *_TOTALS, "selected", "architectures", "sites")

@@ -11,6 +11,9 @@ from typing import Any, Literal, TextIO, final
 TRAFFIC = ("bytes_up", "bytes_down", "knowledge_up", "knowledge_down")
 """What is counted of the messages of a round and of each of its sites; knowledge is the tensors among the bytes."""
 
+SCORES = ("test_accuracy", "alone_accuracy", "gain", "local_accuracy", "server_accuracy")
+"""What a round reached, and the whole run."""
+
 Row = dict[str, Any]
 """One round, with the keys of `rounds.jsonl`."""
 

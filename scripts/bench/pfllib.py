@@ -1,9 +1,9 @@
 """PFLlib's own FedAvg on a job of the benchmark folder: its server, its clients, its loaders, one process.
 
-    PYTHONPATH=../shared/bench/common python scripts/bench/pfllib.py J1 CHECKOUT
+    PYTHONPATH=../shared/bench/common:CLONE/system python scripts/bench/pfllib.py J1
 
-`CHECKOUT` is a clone of PFLlib; it needs h5py, matplotlib and scikit-learn. Only what the job says differs from what
-PFLlib does by itself: the cohorts, the network, SGD with momentum that starts anew each round, how many steps, no batch
+`CLONE` is one of PFLlib; it needs h5py, matplotlib and scikit-learn. Only what the job says differs from what PFLlib
+does by itself: the cohorts, the network, SGD with momentum that starts anew each round, how many steps, no batch
 dropped, and the score, which is that of the server's model on the shared test set alone. The files that PFLlib reads
 its data from are written once, under the temporary folder.
 """
@@ -11,28 +11,27 @@ its data from are written once, under the temporary folder.
 import os
 import sys
 import tempfile
+from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-NAME, CHECKOUT = sys.argv[1], Path(sys.argv[2]).resolve()
-sys.path.insert(0, str(CHECKOUT / "system"))
+import fljobs
+import numpy as np
+import torch
+from flcore.clients.clientavg import clientAVG
+from flcore.servers.serveravg import FedAvg
+from torch.utils.data import DataLoader
+from utils.data_utils import read_client_data
 
-import fljobs  # noqa: E402
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-from flcore.clients.clientavg import clientAVG  # noqa: E402
-from flcore.servers.serveravg import FedAvg  # noqa: E402
-from torch.utils.data import DataLoader  # noqa: E402
-from utils.data_utils import read_client_data  # noqa: E402
-
+NAME = sys.argv[1]
 JOB = fljobs.JOBS[NAME]
 
 
 class Client(clientAVG):
-    def load_train_data(self, batch_size: int | None = None) -> Any:
-        loader = DataLoader(read_client_data(self.dataset, self.id), batch_size or self.batch_size, shuffle=True)
+    def load_train_data(self) -> Iterable[Any]:
+        loader = DataLoader(read_client_data(self.dataset, self.id), self.batch_size, shuffle=True)
         return islice(loader, JOB.max_steps) if JOB.max_steps else loader
 
     def train(self) -> None:
@@ -50,7 +49,7 @@ class Server(FedAvg):
     def select_clients(self) -> list[Client]:
         return [self.clients[site] for site in fljobs.sampled_clients(NAME, self.round + 1)]
 
-    def evaluate(self, acc: Any = None, loss: Any = None) -> None:
+    def evaluate(self) -> None:
         accuracy = fljobs.evaluate(self.global_model, JOB.model)[1]
         self.rs_test_acc.append(accuracy)
         if self.round:  # PFLlib scores what a round begins with

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +27,13 @@ KNOWLEDGE = {"K1md": ("J1", "--method", "fedmd"), "K1ds": ("J1", "--method", "ds
 """Jobs of this folder's own, which no peer has, and what `knowledge_floor.py` is asked to do of them."""
 
 
-def cases(bench: Path, venvs: Path | None, pfllib: Path | None, job: str) -> dict[str, list[str]]:
+def cases(bench: Path, venvs: Path | None, pfllib: bool, job: str) -> dict[str, list[str]]:
     ours = [sys.executable, "-m", "fl_distill.cli", "--config-dir", str(HERE / "conf"), f"experiment={job}"]
     own = KNOWLEDGE.get(job)
     script = [str(HERE / "knowledge_floor.py"), *own] if own else [str(bench / "floor" / "floor.py"), job]
     peers = {"flower": [sys.executable, str(bench / "flower_stock" / "run_sim.py"), job], **others(bench, venvs, job)}
-    if pfllib is not None:
-        peers["PFLlib"] = [sys.executable, str(HERE / "pfllib.py"), job, str(pfllib)]
+    if pfllib:
+        peers["PFLlib"] = [sys.executable, str(HERE / "pfllib.py"), job]
     return {
         FLOOR: [sys.executable, *script, "--procs", "2"],
         "floor-1": [sys.executable, *script, "--procs", "1"],
@@ -55,11 +56,11 @@ def others(bench: Path, venvs: Path | None, job: str) -> dict[str, list[str]]:
     return found
 
 
-def timed(command: list[str], job: str, bench: Path, timeout: float) -> dict[str, Any]:
+def timed(command: list[str], job: str, paths: Sequence[Path], timeout: float) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "out.json"
-        paths = [str(HERE), str(HERE.parents[1]), str(bench / "common"), os.environ.get("PYTHONPATH", "")]
-        env = os.environ | {"BENCH_OUT": str(out), "BENCH_JOB": job, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+        every = filter(None, [*map(str, paths), os.environ.get("PYTHONPATH", "")])
+        env = os.environ | {"BENCH_OUT": str(out), "BENCH_JOB": job, "PYTHONPATH": os.pathsep.join(every)}
         if "fl_distill.cli" in command:
             command = [*command, f"hydra.run.dir={folder}/run"]
         began = time.perf_counter()
@@ -112,15 +113,17 @@ def main() -> None:
     if options.bench is None:
         parser.error("--bench: the folder with common/fljobs.py, floor/ and flower_stock/ is needed")
     bench, venvs = options.bench.resolve(), options.venvs.absolute() if options.venvs else None
-    pfllib = options.pfllib.resolve() if options.pfllib else None
+    paths = [HERE, HERE.parents[1], bench / "common"]
+    if options.pfllib:
+        paths.append(options.pfllib.resolve() / "system")
     parts = options.only.split(",")
     for job in options.jobs.split(","):
-        every = cases(bench, venvs, pfllib, job)
+        every = cases(bench, venvs, bool(options.pfllib), job)
         chosen = {n: c for n, c in every.items() if n == FLOOR or any(part in n for part in parts)}
         results: dict[str, list[dict[str, Any]]] = {name: [] for name in chosen}
         for repetition in range(options.reps):
             for name, command in chosen.items():
-                run = timed(command, job, bench, options.timeout)
+                run = timed(command, job, paths, options.timeout)
                 results[name].append(run)
                 note = {**run, "job": job, "case": name, "repetition": repetition}
                 print(json.dumps(note), file=sys.stderr, flush=True)
